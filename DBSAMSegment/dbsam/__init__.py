@@ -1,0 +1,1 @@
+"""DB-SAM: box-prompted segmentation of medical images."""
