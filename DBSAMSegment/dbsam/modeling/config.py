@@ -1,0 +1,219 @@
+"""Every setting of a DB-SAM, as one object, and the systems that are selected by name.
+
+The defaults are the paper's (MICCAI 2024, arXiv 2410.04172) and, where it is silent, its released configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class DBSAMConfig:
+    """Architecture of one system.
+
+    Attributes:
+        system: Name under which the system is selected.
+        image_size: Side of the ViT branch's square input, in pixels.
+        patch_size: Side of a ViT token, in pixels.
+        embed_dim: Channels of a token.
+        depth: Attention blocks of the ViT branch.
+        num_heads: Heads of each attention block.
+        mlp_ratio: Hidden over token channels in each block's feed-forward layer.
+        window_size: Side of the windows of local attention, in tokens.
+        global_attn_indexes: Blocks whose attention spans all tokens.
+        use_rel_pos: Whether attention adds SAM's decomposed relative positions.
+        channel_attention: Where channel attention blocks (eq. 1) sit: after every attention block (the paper's text),
+            one at each stage's end (the released configuration), or nowhere.
+        squeeze_ratio: Reduction of squeeze-and-excitation inside a channel attention block.
+        bilateral: Whether the branches exchange features by bilateral deformable cross-attention.
+        stage_ends: Blocks after which the branches interact.
+        deformable_heads: Heads of the deformable attention.
+        deformable_points: Sampling points per head.
+        feed_forward_ratio: Hidden over token channels in the feed-forward layers of the bilateral blocks.
+        fusion: Whether the ViT-Conv fusion block (eq. 2) blends the branches; else the ViT branch alone goes on.
+        fusion_ratio: Squeeze of the fusion block's fully connected layers.
+        fusion_gate_init: Initial logit of the fusion gate M; positive favours the ViT branch.
+        conv_image_size: Side of the convolution branch's square input, in pixels.
+        conv_channels: Output channels of the branch's 3x3 convolutions, each of stride 2.
+        conv_stage_depth: Further residual 3x3 convolutions after each strided one (none in the paper).
+        adapter_dropout: Dropout in the adapters.
+        drop_path: Stochastic depth of the adapters' residual branches.
+        prompt_embed_dim: Channels of the image embedding and of prompt tokens.
+        mask_in_chans: Hidden channels of the prompt encoder's mask input.
+        decoder_depth: Layers of the mask decoder's two-way transformer.
+        decoder_heads: Heads of the two-way transformer.
+        decoder_mlp_dim: Hidden channels of the two-way transformer.
+        iou_head_hidden_dim: Hidden channels of the predicted-IoU head.
+        high_res_features: Whether the convolution branch's early maps are added while the mask decoder upscales.
+        box_mask_prompt: Whether a box is also given to SAM's mask input, as its filled rectangle.
+        pixel_norm: "sam" subtracts SAM's pixel mean and divides by its std; "region" standardises the input by the mean
+            and standard deviation of its own pixels, so that brightness and contrast of a scanner drop out.
+        input_region: What part of a slice the network sees: "pad" (whole slice, longer side to `image_size`, as SAM),
+            "stretch" (whole slice to a square, as MedSAM and DB-SAM) or "box" (the box with `box_context`).
+        box_context: Side of the region over the longer side of the box, with `input_region` "box".
+        slice_channels: Input channels of a grey slice: "repeat" or "neighbours" (the slice before, itself, the next).
+        train_vit: Whether the ViT branch is trained.
+        train_neck: Whether SAM's neck is trained (released configuration: yes).
+        train_prompt_encoder: Whether the prompt encoder is trained.
+        train_adapters: Whether the adapters are trained.
+    """
+
+    system: str = "dbsam"
+    image_size: int = 1024
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    window_size: int = 14
+    global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
+    use_rel_pos: bool = True
+    channel_attention: Literal["block", "stage", "none"] = "block"
+    squeeze_ratio: int = 16
+    bilateral: bool = True
+    stage_ends: tuple[int, ...] = (2, 5, 8, 11)
+    deformable_heads: int = 12
+    deformable_points: int = 4
+    feed_forward_ratio: float = 1.0
+    fusion: bool = True
+    fusion_ratio: int = 12
+    fusion_gate_init: float = 4.0
+    conv_image_size: int = 256
+    conv_channels: tuple[int, ...] = (64, 128)
+    conv_stage_depth: int = 0
+    adapter_dropout: float = 0.4
+    drop_path: float = 0.4
+    prompt_embed_dim: int = 256
+    mask_in_chans: int = 16
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_head_hidden_dim: int = 256
+    high_res_features: bool = False
+    box_mask_prompt: bool = False
+    pixel_norm: Literal["sam", "region"] = "sam"
+    input_region: Literal["pad", "stretch", "box"] = "stretch"
+    box_context: float = 1.75
+    slice_channels: Literal["repeat", "neighbours"] = "repeat"
+    train_vit: bool = False
+    train_neck: bool = True
+    train_prompt_encoder: bool = False
+    train_adapters: bool = True
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
+        if self.uses_conv_branch and self.conv_image_size != self.grid_size * 2 ** len(self.conv_channels):
+            raise ValueError(
+                f"conv_image_size {self.conv_image_size} does not land on the {self.grid_size}x{self.grid_size} token "
+                f"grid with {len(self.conv_channels)} convolutions of stride 2: "
+                f"use {self.grid_size * 2 ** len(self.conv_channels)}."
+            )
+        if self.high_res_features and not (self.uses_conv_branch and len(self.conv_channels) >= 3):
+            raise ValueError("high_res_features needs a convolution branch with at least three strided convolutions.")
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along a side of the ViT branch's map."""
+        return self.image_size // self.patch_size
+
+    @property
+    def low_res_size(self) -> int:
+        """Side of the low-res logits: SAM's decoder upscales the token grid four times."""
+        return 4 * self.grid_size
+
+    @property
+    def uses_conv_branch(self) -> bool:
+        """Whether any part needs the convolution branch."""
+        return self.bilateral or self.fusion
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the image encoder is more than SAM's."""
+        return self.uses_conv_branch or self.channel_attention != "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON-ready values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DBSAMConfig:
+        """Rebuild a configuration from `to_dict`'s values.
+
+        Raises:
+            ValueError: A setting is unknown, so the file was written by another version.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"Unknown model settings {unknown}: the file needs another version of dbsam.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+_PAPER = DBSAMConfig()
+_SAM = replace(
+    _PAPER,
+    system="sam",
+    channel_attention="none",
+    bilateral=False,
+    fusion=False,
+    input_region="pad",
+    train_neck=False,
+    train_adapters=False,
+)
+_COMPACT = DBSAMConfig(
+    system="compact",
+    image_size=128,
+    patch_size=8,
+    embed_dim=128,
+    depth=6,
+    num_heads=4,
+    mlp_ratio=3.0,
+    window_size=8,
+    global_attn_indexes=(1, 3, 5),
+    squeeze_ratio=8,
+    stage_ends=(1, 3, 5),
+    deformable_heads=4,
+    feed_forward_ratio=1.0,
+    fusion_ratio=4,
+    fusion_gate_init=0.0,
+    conv_image_size=128,
+    conv_channels=(32, 64, 128),
+    conv_stage_depth=1,
+    adapter_dropout=0.0,
+    drop_path=0.0,
+    prompt_embed_dim=128,
+    decoder_heads=4,
+    decoder_mlp_dim=512,
+    iou_head_hidden_dim=128,
+    high_res_features=True,
+    box_mask_prompt=True,
+    pixel_norm="region",
+    input_region="box",
+    train_vit=True,
+    train_prompt_encoder=True,
+)
+
+SYSTEMS: Mapping[str, DBSAMConfig] = {
+    "sam": _SAM,
+    "medsam": replace(_SAM, system="medsam", input_region="stretch"),
+    "dbsam": _PAPER,
+    "dbsam-channel-attention": replace(_PAPER, system="dbsam-channel-attention", bilateral=False, fusion=False),
+    "dbsam-bilateral": replace(_PAPER, system="dbsam-bilateral", fusion=False),
+    "compact": _COMPACT,
+}
+"""The systems of the paper's Tables 1 and 3 and our compact one, by name."""
+
+
+def named_config(name: str) -> DBSAMConfig:
+    """The configuration of a system.
+
+    Raises:
+        ValueError: No system has that name.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"Unknown system {name!r}: choose one of {', '.join(SYSTEMS)}.")
+    return SYSTEMS[name]

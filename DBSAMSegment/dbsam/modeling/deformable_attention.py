@@ -1,0 +1,82 @@
+"""Deformable attention (Zhu et al. 2021, Deformable DETR) on one level, in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def deformable_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples of a map.
+
+    Args:
+        value: (B, heads, D, H, W).
+        locations: Sampling points as (x, y) in token units, centres at integers, (B, heads, N, points, 2).
+            Samples outside the map read zero.
+        weights: (B, heads, N, points).
+
+    Returns:
+        (B, N, heads * D).
+    """
+    batch, heads, dim, height, width = value.shape
+    queries = locations.shape[2]
+    size = torch.tensor([width, height], dtype=locations.dtype, device=locations.device)
+    grid = ((locations + 0.5) * 2 / size - 1).flatten(0, 1)
+    sampled = F.grid_sample(value.flatten(0, 1), grid.to(value.dtype), mode="bilinear", align_corners=False)
+    mixed = (sampled * weights.flatten(0, 1).unsqueeze(1).to(value.dtype)).sum(-1)
+    return mixed.view(batch, heads * dim, queries).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query token reads `points` places of the other branch's map around its own position.
+
+    The output projection starts at zero: with a residual around it, a new layer is the identity.
+    """
+
+    def __init__(self, dim: int, heads: int, points: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim} channels do not split into {heads} heads.")
+        self.heads, self.points = heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Offsets start as rays, one direction a head, one step a point (Deformable DETR, appendix A.4)."""
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
+        rays = torch.stack([angles.cos(), angles.sin()], -1)
+        rays = rays / rays.abs().max(-1, keepdim=True).values
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((rays[:, None, :] * steps[None, :, None]).flatten())
+        for layer in (self.attention_weights, self.output_proj):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.value_proj.weight)
+        nn.init.zeros_(self.value_proj.bias)
+
+    def forward(self, query: Tensor, key_value: Tensor) -> Tensor:
+        """Attend from query (B, H, W, C) to key_value (B, H, W, C) of the same grid.
+
+        Returns:
+            (B, H, W, C).
+        """
+        batch, height, width, dim = query.shape
+        tokens = height * width
+        value = self.value_proj(key_value).permute(0, 3, 1, 2)
+        value = value.reshape(batch, self.heads, dim // self.heads, height, width)
+        offsets = self.sampling_offsets(query).view(batch, tokens, self.heads, self.points, 2).transpose(1, 2)
+        weights = self.attention_weights(query).view(batch, tokens, self.heads, self.points).softmax(-1)
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=query.device), torch.arange(width, device=query.device), indexing="ij"
+        )
+        reference_points = torch.stack([columns, rows], -1).view(1, 1, tokens, 1, 2)
+        mixed = deformable_sample(value, reference_points + offsets.float(), weights.transpose(1, 2))
+        return self.output_proj(mixed).view(batch, height, width, dim)

@@ -1,0 +1,97 @@
+"""The dual-branch image encoder: SAM's ViT with adapters, the convolution branch, and their fusion."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dbsam.modeling.bilateral_attention import BilateralCrossAttention
+from dbsam.modeling.channel_attention import ChannelAttentionBlock
+from dbsam.modeling.config import DBSAMConfig
+from dbsam.modeling.convolution_branch import ConvolutionBranch
+from dbsam.modeling.fusion import ViTConvFusion
+
+
+class DualBranchImageEncoder(ImageEncoderViT):
+    """segment_anything's image encoder with DB-SAM's adapters beside it, under keys of their own.
+
+    Without adapters it computes exactly what `ImageEncoderViT` does.
+    """
+
+    def __init__(self, config: DBSAMConfig) -> None:
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            out_chans=config.prompt_embed_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=config.use_rel_pos,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_attn_indexes,
+        )
+        self.conv_image_size = config.conv_image_size
+        self.stage_ends = tuple(config.stage_ends)
+        dim, dropout, drop_path = config.embed_dim, config.adapter_dropout, config.drop_path
+        places = {"block": range(config.depth), "stage": config.stage_ends, "none": ()}[config.channel_attention]
+        self.channel_attention = nn.ModuleDict(
+            {str(i): ChannelAttentionBlock(dim, config.squeeze_ratio, dropout, drop_path) for i in places}
+        )
+        self.conv_branch: ConvolutionBranch | None = None
+        self.bilateral = nn.ModuleDict()
+        self.fusion: ViTConvFusion | None = None
+        if config.uses_conv_branch:
+            self.conv_branch = ConvolutionBranch(config.conv_channels, dim, config.conv_stage_depth)
+        if config.bilateral:
+            ends = config.stage_ends
+            heads, points, ratio = config.deformable_heads, config.deformable_points, config.feed_forward_ratio
+            self.bilateral = nn.ModuleDict(
+                {str(i): BilateralCrossAttention(dim, heads, points, ratio, dropout, drop_path) for i in ends}
+            )
+        if config.fusion:
+            self.fusion = ViTConvFusion(dim, config.fusion_ratio, config.fusion_gate_init)
+
+    def adapters(self) -> list[nn.Module]:
+        """The parts that are not SAM's."""
+        parts = [self.channel_attention, self.conv_branch, self.bilateral, self.fusion]
+        return [part for part in parts if part is not None]
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode images.
+
+        Args:
+            x: Normalised images, (B, 3, image_size, image_size).
+
+        Returns:
+            The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token grid's
+            resolution, highest first (empty without that branch).
+        """
+        shallow, maps = None, []
+        if self.conv_branch is not None:
+            small = x
+            if x.shape[-1] != self.conv_image_size:
+                size = (self.conv_image_size, self.conv_image_size)
+                small = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+            shallow, maps = self.conv_branch(small)
+        deep = self.patch_embed(x)
+        if self.pos_embed is not None:
+            deep = deep + self.pos_embed
+        for index, block in enumerate(self.blocks):
+            deep = block(deep)
+            key = str(index)
+            if key in self.channel_attention:
+                deep = self.channel_attention[key](deep)
+            if key in self.bilateral:
+                deep, shallow = self.bilateral[key](deep, shallow)
+        if self.fusion is not None:
+            deep = self.fusion(deep, shallow)
+        return self.neck(deep.permute(0, 3, 1, 2)), maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The image embedding alone, as `ImageEncoderViT.forward`."""
+        return self.forward_features(x)[0]
