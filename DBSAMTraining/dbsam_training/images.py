@@ -1,0 +1,119 @@
+"""Images and label maps from files, as K,J,I arrays with their affine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """An array (K,J,I[,3]) with its (4,4) affine from IJK to RAS in mm; `spacing_known` is False for pictures, whose pixels are 1 mm."""
+
+    array_KJI: NDArray[Any]
+    ijk_to_ras: NDArray[np.float64]
+    spacing_known: bool
+
+
+def read_image(paths: Sequence[Path]) -> ImageFile:
+    """Reads a grey or colour image; three files are the red, green and blue channel of one image.
+
+    Raises:
+        ValueError: the number of channels is neither one nor three, or the file has more than three dimensions.
+        RuntimeError, OSError: unreadable file.
+    """
+    files = [_read(path, as_labels=False) for path in paths]
+    if len(files) == 1:
+        return files[0]
+    shapes = {file.array_KJI.shape for file in files}
+    if len(files) != 3 or len(shapes) != 1 or files[0].array_KJI.ndim != 3:
+        raise ValueError(f"{len(files)} channel files of shapes {sorted(shapes)} don't make a colour image")
+    return ImageFile(np.stack([file.array_KJI for file in files], axis=-1), files[0].ijk_to_ras, files[0].spacing_known)
+
+
+def read_labels(path: Path) -> ImageFile:
+    """Reads a label map: (K,J,I) integers.
+
+    Raises:
+        ValueError: NaN, values that aren't whole numbers, negative ids, or differing colour channels.
+        RuntimeError, OSError: unreadable file.
+    """
+    file = _read(path, as_labels=True)
+    array = file.array_KJI
+    if array.ndim == 4:
+        if not (array == array[..., :1]).all():
+            raise ValueError("the labels are a colour image; ids in one channel are needed")
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError(f"the labels hold {int(np.count_nonzero(~np.isfinite(array)))} NaN or infinite values")
+        whole = np.rint(array)
+        if np.abs(array - whole).max(initial=0) > 1e-3:
+            raise ValueError(
+                f"the labels hold the value {array[np.abs(array - whole) > 1e-3].flat[0]}, which is not a whole number"
+            )
+        array = whole.astype(np.int32)
+    if array.min(initial=0) < 0:
+        raise ValueError(f"the labels hold the negative id {array.min()}")
+    return ImageFile(array, file.ijk_to_ras, file.spacing_known)
+
+
+def _read(path: Path, as_labels: bool) -> ImageFile:
+    if path.suffix.lower() in PICTURE_ENDINGS:
+        return _read_picture(path, as_labels)
+    return _read_with_simpleitk(path)
+
+
+def _read_picture(path: Path, as_labels: bool) -> ImageFile:
+    with Image.open(path) as picture:
+        # A palette's indices are the ids of a label map, but the colours of an image.
+        as_stored = picture.mode in ("L", "RGB", "I;16", "I;16B", "I", "F") or (
+            picture.mode in ("P", "1") and as_labels
+        )
+        if not as_stored:
+            array = np.array(picture.convert("L" if picture.mode in ("LA", "1") else "RGB"))
+        else:
+            array = np.array(picture)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    return ImageFile(array[np.newaxis], LPS_TO_RAS, spacing_known=False)
+
+
+def _read_with_simpleitk(path: Path) -> ImageFile:
+    import SimpleITK as sitk  # slow to import, and pictures don't need it
+
+    image = sitk.ReadImage(str(path))
+    dimension = image.GetDimension()
+    array = sitk.GetArrayFromImage(image)
+    if dimension == 4 and image.GetSize()[3] == 1:
+        array, dimension = array[0], 3
+    if dimension > 3:
+        raise ValueError(
+            f"{path.name} has {dimension} dimensions, sizes {image.GetSize()}; one volume per file is needed"
+        )
+    spacing = np.ones(3)
+    spacing[:dimension] = image.GetSpacing()[:dimension]
+    directions = np.eye(3)
+    directions[:dimension, :dimension] = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[
+        :dimension, :dimension
+    ]
+    origin = np.zeros(3)
+    origin[:dimension] = image.GetOrigin()[:dimension]
+    components = image.GetNumberOfComponentsPerPixel()
+    if components not in (1, 3, 4):
+        raise ValueError(f"{path.name} has {components} values per voxel; grey (1) or colour (3) is needed")
+    array = array[..., :3] if components == 4 else array
+    array = array[np.newaxis] if dimension == 2 else array
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = origin
+    return ImageFile(array, LPS_TO_RAS @ affine, spacing_known=path.suffix.lower() not in (".tif", ".tiff"))

@@ -1,0 +1,366 @@
+"""Data sets in the raw layout of nnU-Net v2, read with their geometry.
+
+A folder `DatasetNNN_Name` holds `imagesTr/CASE_0000.EXT`, `labelsTr/CASE.EXT`, `dataset.json` and, optionally, `splits_final.json`. Beside
+nnU-Net's keys, dataset.json may say `modality`, `dimension`, `licence`, `reference`, `mask_origin`, `spacing` ("none" when a pixel has no
+physical size), `instances` (ids number objects), `nested` (structures that are unions of ids) and `ill_posed_for_one_box`; all of these have
+defaults, so that a folder made for nnU-Net alone can be read.
+
+    dataset = RawDataset("Dataset200_CardiacCineMr")
+    for name in dataset.list_cases("val"):
+        case = dataset.read_case(name)
+        for structure in dataset.structures(case):
+            ...                                  # structure.name, structure.mask_KJI
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dbsam.geometry import ImageGeometry
+from numpy.typing import NDArray
+
+from dbsam_training.images import read_image, read_labels
+
+logger = logging.getLogger(__name__)
+
+SPLITS_WITH_FOLD = ("train", "val")
+
+
+class CaseError(ValueError):
+    """A case that cannot be used; the message names the case and what is wrong with it."""
+
+    def __init__(self, case: str, reason: str) -> None:
+        super().__init__(f"{case}: {reason}")
+        self.case = case
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says about a data set; `structures` maps each structure to the label ids whose union it is."""
+
+    name: str
+    modality: str = "unknown"
+    dimension: int | None = None
+    channel_names: tuple[str, ...] = ()
+    structures: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    ignore_ids: tuple[int, ...] = ()
+    nested: tuple[str, ...] = ()
+    licence: str = "not stated"
+    reference: str = ""
+    mask_origin: str = "unknown"
+    spacing: str = ""
+    instances: bool = False
+    ill_posed_for_one_box: bool = False
+    file_ending: str | None = None
+
+    @property
+    def known_ids(self) -> frozenset[int]:
+        """Label ids that dataset.json explains, without background."""
+        return frozenset(i for _, ids in self.structures for i in ids) | frozenset(self.ignore_ids)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], folder_name: str) -> DatasetInfo:
+        """Reads the content of a dataset.json.
+
+        Raises:
+            ValueError: `labels` is missing or isn't a mapping between names and ids.
+        """
+        structures, ignore_ids = _structures_from_labels(content.get("labels"), folder_name)
+        nested = {str(name): _ids(value, folder_name) for name, value in (content.get("nested") or {}).items()}
+        structures.update(nested)
+        dimension = content.get("dimension")
+        names = content.get("channel_names") or content.get("modality_names") or {}
+        names = names.values() if isinstance(names, dict) else names
+        modality = content.get("modality") or next(iter(names), "unknown")
+        if isinstance(modality, dict):  # nnU-Net v1 keeps its channel names under this key
+            modality = next(iter(modality.values()), "unknown")
+        return cls(
+            name=folder_name,
+            modality=str(modality),
+            dimension=int(dimension) if dimension in (2, 3, "2", "3") else None,
+            channel_names=tuple(str(name) for name in names),
+            structures=tuple(structures.items()),
+            ignore_ids=ignore_ids,
+            nested=tuple(nested),
+            licence=str(content.get("licence") or content.get("license") or "not stated"),
+            reference=str(content.get("reference") or ""),
+            mask_origin=str(content.get("mask_origin") or "unknown"),
+            spacing=str(content.get("spacing") or ""),
+            instances=bool(content.get("instances", False)),
+            ill_posed_for_one_box=bool(content.get("ill_posed_for_one_box", False)),
+            file_ending=content.get("file_ending"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image with its labels.
+
+    Attributes:
+        name: the case's name in the data set.
+        voxels_KJI: (K,J,I), or (K,J,I,3) for colour, in the file's own type; a 2D image has K = 1.
+        geometry: of both arrays; 1 mm pixels where the file has no spacing.
+        labels_KJI: (K,J,I) integer label ids, 0 is background.
+        dimension: 2 or 3.
+        spacing_known: False when a pixel has no physical size.
+        problems: what is suspicious but doesn't prevent use (unknown ids, no label at all, NaN voxels, another affine), in words.
+    """
+
+    name: str
+    voxels_KJI: NDArray[Any]
+    geometry: ImageGeometry
+    labels_KJI: NDArray[np.integer[Any]]
+    dimension: int
+    spacing_known: bool
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One object to segment: `name` is unique in its case, `class_name` is shared by the instances of one class."""
+
+    name: str
+    class_name: str
+    mask_KJI: NDArray[np.bool_]
+
+
+class RawDataset:
+    """A data set folder in nnU-Net's raw layout.
+
+    Args:
+        folder: the `DatasetNNN_Name` folder.
+        channel: which of several image channels stored as separate files is read. Three files for red, green and blue are
+            read as one colour image.
+
+    Raises:
+        FileNotFoundError: the folder has no dataset.json.
+        ValueError: dataset.json isn't readable as one.
+    """
+
+    def __init__(self, folder: str | Path, channel: int = 0) -> None:
+        self.folder = Path(folder)
+        self.channel = channel
+        content = self._read_json("dataset.json")
+        if not isinstance(content, dict):
+            raise ValueError(  # noqa: TRY004 - the file's content is wrong, not an argument's type
+                f"{self.folder / 'dataset.json'} holds a {type(content).__name__}, not an object with `labels`."
+            )
+        self.info = DatasetInfo.from_json(content, self.folder.resolve().name)
+        self._explicit_files: dict[str, Any] = content.get("dataset") or {}
+
+    def list_cases(self, split: str = "all", fold: int = 0) -> list[str]:
+        """Names of the cases of a split: "train", "val", "test" (the folders ending in Ts) or "all" (everything in labelsTr).
+
+        Without splits_final.json every case belongs to "train" and to "val".
+
+        Raises:
+            ValueError: unknown split, or splits_final.json has no such fold.
+        """
+        if split not in (*SPLITS_WITH_FOLD, "test", "all"):
+            raise ValueError(f"Unknown split {split!r}: use train, val, test or all.")
+        if split == "test":
+            return sorted(self._label_files("Ts"))
+        if split == "all" or not (self.folder / "splits_final.json").exists():
+            if split != "all":
+                logger.warning("%s has no splits_final.json: every case is used as %s.", self.folder.name, split)
+            return sorted(set(self._label_files("Tr")) | set(self._explicit_files))
+        folds = self._read_json("splits_final.json")
+        folds = [folds] if isinstance(folds, dict) else folds
+        if not isinstance(folds, list) or not -len(folds) <= fold < len(folds) or split not in folds[fold]:
+            raise ValueError(f"{self.folder / 'splits_final.json'} has no split {split!r} in fold {fold}.")
+        return [str(name) for name in folds[fold][split]]
+
+    def read_case(self, name: str) -> Case:
+        """Reads image and labels of one case.
+
+        Raises:
+            CaseError: a file is missing or unreadable, image and labels differ in shape, or the labels aren't whole numbers.
+        """
+        image_paths, label_path = self._files_of(name)
+        try:
+            image = read_image(image_paths)
+            labels = read_labels(label_path)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CaseError(name, f"unreadable: {_first_line(error)}") from error
+        if image.array_KJI.shape[:3] != labels.array_KJI.shape:
+            raise CaseError(
+                name,
+                f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must be equal",
+            )
+        shape_KJI = labels.array_KJI.shape
+        problems = self._problems(image.array_KJI, labels.array_KJI)
+        if (
+            image.spacing_known
+            and labels.spacing_known
+            and not np.allclose(image.ijk_to_ras, labels.ijk_to_ras, atol=1e-3)
+        ):
+            problems.append("image and labels have different affines; the image's is used")
+        flat = shape_KJI[0] == 1
+        if self.info.dimension is not None and (self.info.dimension == 2) != flat:
+            problems.append(
+                f"dataset.json says {self.info.dimension}D, but K,J,I = {shape_KJI}; treated as {2 if flat else 3}D"
+            )
+        spacing_known = image.spacing_known and self.info.spacing.lower() not in ("none", "unknown")
+        ijk_to_ras = image.ijk_to_ras if spacing_known or not flat else np.diag([-1.0, -1.0, 1.0, 1.0])
+        return Case(
+            name=name,
+            voxels_KJI=image.array_KJI,
+            geometry=ImageGeometry(ijk_to_ras=ijk_to_ras, dimensions_ijk=(shape_KJI[2], shape_KJI[1], shape_KJI[0])),
+            labels_KJI=labels.array_KJI,
+            dimension=2 if flat else 3,
+            spacing_known=spacing_known,
+            problems=tuple(problems),
+        )
+
+    def structures(self, case: Case) -> Iterator[Structure]:
+        """The objects of a case that are present: classes and unions of ids, or one per id where ids number instances."""
+        present = set(np.unique(case.labels_KJI).tolist()) - {0} - set(self.info.ignore_ids)
+        if self.info.instances:
+            class_name = self.info.structures[0][0] if len(self.info.structures) == 1 else "object"
+            for label_id in sorted(present):
+                yield Structure(f"{class_name} #{label_id}", class_name, case.labels_KJI == label_id)
+            return
+        for name, ids in self.info.structures:
+            wanted = present.intersection(ids)
+            if wanted:
+                yield Structure(name, name, np.isin(case.labels_KJI, sorted(wanted)))
+
+    def _problems(self, voxels_KJI: NDArray[Any], labels_KJI: NDArray[np.integer[Any]]) -> list[str]:
+        problems = []
+        ids = set(np.unique(labels_KJI).tolist()) - {0}
+        if not ids:
+            problems.append("the labels are empty")
+        unknown = sorted(ids - self.info.known_ids)
+        if unknown and not self.info.instances:
+            problems.append(f"label ids {unknown[:10]} aren't in dataset.json")
+        if np.issubdtype(voxels_KJI.dtype, np.floating):
+            bad = int(np.count_nonzero(~np.isfinite(voxels_KJI)))
+            if bad:
+                problems.append(f"{bad} of {voxels_KJI.size} voxels are NaN or infinite")
+        return problems
+
+    def _files_of(self, name: str) -> tuple[list[Path], Path]:
+        if name in self._explicit_files:
+            entry = self._explicit_files[name]
+            image_paths = [self.folder / path for path in entry["images"]]
+            label_path = self.folder / entry["label"]
+        else:
+            kind = next((kind for kind in ("Tr", "Ts") if name in self._label_files(kind)), None)
+            if kind is None:
+                raise CaseError(name, f"no label file in {self.folder / 'labelsTr'}")
+            label_path = self._label_files(kind)[name]
+            images = self.folder / f"images{kind}"
+            image_paths = [path for path in self._channel_files(images, name) if path.exists()]
+        if not image_paths or not label_path.exists():
+            raise CaseError(name, f"no image file {name}_0000{self._ending} in {label_path.parent.parent}")
+        is_rgb = [channel[:1].upper() for channel in self.info.channel_names] == ["R", "G", "B"]
+        if len(image_paths) == 3 and is_rgb:
+            return image_paths, label_path
+        if self.channel >= len(image_paths):
+            raise CaseError(name, f"no image channel {self.channel}, there are {len(image_paths)}")
+        return [image_paths[self.channel]], label_path
+
+    def _channel_files(self, images: Path, name: str) -> list[Path]:
+        numbered = [
+            images / f"{name}_{channel:04d}{self._ending}" for channel in range(max(1, len(self.info.channel_names)))
+        ]
+        return numbered if any(path.exists() for path in numbered) else [images / f"{name}{self._ending}"]
+
+    @cached_property
+    def _ending(self) -> str:
+        if self.info.file_ending:
+            return self.info.file_ending
+        folder = self.folder / "labelsTr"
+        endings = Counter(
+            ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if not path.name.startswith(".") and path.suffix != ".json"
+        )
+        if not endings:
+            raise ValueError(f"{folder} holds no label file and dataset.json no `file_ending`.")
+        return endings.most_common(1)[0][0]
+
+    def _label_files(self, kind: str) -> dict[str, Path]:
+        if kind not in self._label_file_cache:
+            folder = self.folder / f"labels{kind}"
+            paths = folder.iterdir() if folder.is_dir() else ()
+            self._label_file_cache[kind] = {
+                path.name.removesuffix(self._ending): path
+                for path in paths
+                if path.name.endswith(self._ending) and not path.name.startswith(".")
+            }
+        return self._label_file_cache[kind]
+
+    @cached_property
+    def _label_file_cache(self) -> dict[str, dict[str, Path]]:
+        return {}
+
+    def _read_json(self, name: str) -> Any:
+        path = self.folder / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} doesn't exist: {self.folder} isn't a data set in nnU-Net's raw layout.")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} isn't valid JSON: {error}") from error
+
+
+def find_datasets(folders: list[str | Path]) -> list[RawDataset]:
+    """Data sets given by their own folder or by a folder that holds them, in the order of their names.
+
+    Raises:
+        FileNotFoundError: a folder neither is nor holds a data set.
+    """
+    found: dict[Path, RawDataset] = {}
+    for folder in map(Path, folders):
+        inside = (
+            [folder]
+            if (folder / "dataset.json").exists()
+            else sorted(path.parent for path in folder.glob("*/dataset.json"))
+        )
+        if not inside:
+            raise FileNotFoundError(
+                f"{folder} neither is nor holds a data set: there is no dataset.json in it or one level below."
+            )
+        for path in inside:
+            found.setdefault(path.resolve(), RawDataset(path))
+    return list(found.values())
+
+
+def _structures_from_labels(labels: Any, name: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    if not isinstance(labels, dict):
+        raise ValueError(f"dataset.json of {name} has no `labels` mapping of names to ids.")  # noqa: TRY004 - as above
+    if labels and all(str(key).lstrip("-").isdigit() and isinstance(value, str) for key, value in labels.items()):
+        labels = {value: int(key) for key, value in labels.items()}  # nnU-Net v1 maps ids to names
+    structures: dict[str, tuple[int, ...]] = {}
+    ignore_ids: tuple[int, ...] = ()
+    for structure, value in labels.items():
+        ids = tuple(i for i in _ids(value, name) if i != 0)
+        if structure == "ignore":
+            ignore_ids = ids
+        elif ids:
+            structures[str(structure)] = ids
+    return structures, ignore_ids
+
+
+def _ids(value: Any, name: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"dataset.json of {name} has the label value {value!r}: an id or a list of ids is needed."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
