@@ -1,0 +1,36 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Both set up .venv at their first run and reuse it afterwards.
+# Needs Python 3.10 to 3.13; name another interpreter with `make PYTHON=python3.12 demo`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SAMPLE := Resources/Sample
+
+.PHONY: demo test setup clean help
+
+help:
+	@echo "make demo   segment the sample phantom: output/segmentation.seg.nrrd, output/overlay.png, DSC against the truth"
+	@echo "make test   style, types and all tests"
+	@echo "make setup  only the environment in $(VENV)"
+	@echo "make clean  remove $(VENV) and output/"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: name one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[train,test]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python Resources/Sample/demo.py --output output
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) output
