@@ -1,0 +1,1 @@
+"""What the DB-SAM module and Segment Editor effect share: MRML geometry, writing segments, the inference thread."""
