@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dbsam.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
+
+
+def test_a_window_maps_its_ends_to_0_and_255_and_clips_what_lies_beyond() -> None:
+    window = resolve_intensity("ct-soft-tissue", np.array([[[-1000, 40, 3000]]], np.int16))
+    assert (window.low, window.high) == (-160, 240)
+    assert window.apply(np.array([-1000, -160, 40, 240, 3000], np.int16)).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("name", sorted(CT_WINDOWS))
+def test_every_ct_window_is_its_level_and_width(name: str) -> None:
+    level, width = CT_WINDOWS[name]
+    window = resolve_intensity(name, np.array([[[-1024, 3000]]], np.int16))
+    assert (window.name, window.low, window.high) == (name, level - width / 2, level + width / 2)
+
+
+def test_an_explicit_level_and_width_is_used_as_given() -> None:
+    window = resolve_intensity((100, 50), np.array([[[0, 200]]], np.int16))
+    assert (window.name, window.low, window.high) == ("window", 75, 125)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "expected", "reason"),
+    [
+        (np.array([[[3, 200]]], np.uint8), "as-is", "8 bits"),
+        (np.array([[[[0, 9, 255]]]], np.uint16), "as-is", "in colour"),
+        (np.array([[[[0, 9, 4000]]]], np.uint16), "percentile", "in colour"),
+        (np.array([[[-1024, 60]]], np.int16), "ct-soft-tissue", "Hounsfield"),
+        (np.array([[[-1024.0, 60.0]]], np.float64), "ct-soft-tissue", "Hounsfield"),
+        (np.array([[[-1024.5, 60.0]]], np.float32), "percentile", "not whole numbers"),
+        (np.array([[[0, 900]]], np.int16), "percentile", "not taken for Hounsfield"),
+    ],
+)
+def test_auto_chooses_by_the_values_and_says_why(voxels: np.ndarray, expected: str, reason: str) -> None:
+    window = resolve_intensity("auto", voxels)
+    assert window.name == expected
+    assert reason in window.reason
+
+
+def test_percentiles_leave_out_zeros_because_background_is_not_tissue() -> None:
+    voxels = np.zeros((1, 40, 101), np.int16)
+    voxels[0, 0] = np.arange(100, 201)  # 100, 101 ... 200: percentile p is 100 + p
+    window = resolve_intensity("percentile", voxels)
+    assert (window.low, window.high) == (100.5, 199.5)
+
+
+def test_percentiles_fall_back_to_the_range_where_the_nonzero_values_are_all_one() -> None:
+    voxels = np.zeros((2, 2, 2), np.int16)
+    voxels[0, 0, 0] = 7
+    window = resolve_intensity("percentile", voxels)
+    assert (window.low, window.high) == (0, 7)
+
+
+def test_nan_and_infinite_values_neither_decide_the_range_nor_show() -> None:
+    voxels = np.array([[[np.nan, np.inf, -np.inf, 10.0, 20.0]]], np.float32)
+    window = resolve_intensity(IntensityRule("range", lower_percentile=0, upper_percentile=100), voxels)
+    assert (window.low, window.high) == (10, 20)
+    assert window.apply(voxels).tolist() == [[[0, 0, 0, 0, 255]]]
+
+
+def test_as_is_keeps_8_bit_values_and_rounds_others() -> None:
+    window = resolve_intensity("as-is", np.array([[[0, 255]]], np.uint8))
+    levels = np.arange(256, dtype=np.uint8)
+    assert window.apply(levels).tolist() == levels.tolist()
+    assert window.apply(np.array([0.4, 99.6], np.float32)).tolist() == [0, 100]
+
+
+def test_large_offsets_do_not_cost_precision() -> None:
+    offset = 2**30
+    window = IntensityWindow("window", offset, offset + 255, "test")
+    assert window.apply(np.arange(offset, offset + 256, dtype=np.int32)).tolist() == list(range(256))
+
+
+def test_a_permuted_volume_gets_the_same_window() -> None:
+    voxels = np.random.default_rng(0).normal(500, 100, (30, 320, 330)).astype(np.float32)  # large enough to be sampled
+    window = resolve_intensity("auto", voxels)
+    permuted = resolve_intensity("auto", voxels.transpose(2, 0, 1))
+    assert (window.low, window.high) == (permuted.low, permuted.high)
+    assert window.low == pytest.approx(500 - 2.576 * 100, abs=2)  # the normal distribution's 0.5 percentile
+
+
+def test_the_sample_of_a_large_colour_image_holds_all_three_colours() -> None:
+    voxels = np.zeros((1, 1500, 1400, 3), np.uint16)
+    voxels[..., 0], voxels[..., 1], voxels[..., 2] = 1000, 2000, 3000
+    window = resolve_intensity("percentile", voxels)
+    assert (window.low, window.high) == (1000, 3000)
+
+
+@pytest.mark.parametrize(
+    ("rule", "voxels", "message"),
+    [
+        ("auto", np.full((2, 2, 2), 5, np.int16), "All values of the image are 5"),
+        ("ct-lung", np.full((2, 2, 2), 5, np.int16), "nothing to segment"),
+        ("auto", np.full((2, 2, 2), np.nan, np.float32), "no finite value"),
+        ("as-is", np.array([[[-1, 255]]], np.int16), "-1 to 255"),
+        ("ct-soft-tissue", np.array([[[1000, 3000]]], np.int16), "all black or all white"),
+        ("ct-spleen", np.array([[[0, 1]]], np.int16), "Unknown intensity rule 'ct-spleen'"),
+        ((40, 0), np.array([[[0, 1]]], np.int16), "width above 0"),
+        ((40, 400, 1), np.array([[[0, 1]]], np.int16), "level, width"),
+        ("auto", np.array([[[1j, 2j]]]), "complex128"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_with_its_values(rule: object, voxels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_intensity(rule, voxels)  # type: ignore[arg-type]
