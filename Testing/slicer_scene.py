@@ -102,7 +102,7 @@ def segment_array(segmentation_node, segment_id, shape_KJI):
 
 
 def segment_world_points(segmentation_node, segment_id):
-    """(N, 3) world positions in mm of the segment's voxel centres, and the size in mm of its largest voxel edge."""
+    """(N, 3) world positions in mm of the segment's voxel centres."""
     segment = segmentation_node.GetSegmentation().GetSegment(segment_id)
     labelmap = segmentation_node.GetBinaryLabelmapInternalRepresentation(segment_id)
     i0, i1, j0, j1, k0, k1 = labelmap.GetExtent()
@@ -115,7 +115,7 @@ def segment_world_points(segmentation_node, segment_id):
         segmentation_node.GetParentTransformNode().GetMatrixTransformToWorld(parent)
         vtk.vtkMatrix4x4.Multiply4x4(parent, to_world, to_world)
     affine = np.array([[to_world.GetElement(r, c) for c in range(4)] for r in range(4)])
-    return kji[:, ::-1] @ affine[:3, :3].T + affine[:3, 3], float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    return kji[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
 
 
 def rotation(axis, degrees):
