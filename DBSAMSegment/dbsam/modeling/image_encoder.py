@@ -8,6 +8,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dbsam.modeling.attention import block_forward
 from dbsam.modeling.bilateral_attention import BilateralCrossAttention
 from dbsam.modeling.channel_attention import ChannelAttentionBlock
 from dbsam.modeling.config import DBSAMConfig
@@ -82,7 +83,7 @@ class DualBranchImageEncoder(ImageEncoderViT):
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
         for index, block in enumerate(self.blocks):
-            deep = block(deep)
+            deep = block_forward(block, deep)
             key = str(index)
             if key in self.channel_attention:
                 deep = self.channel_attention[key](deep)

@@ -1,0 +1,167 @@
+"""From slices and boxes to mask logits: what the engine asks of a model, and the model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.preprocessing import Region, box_region, resample_slice, slice_region
+
+if TYPE_CHECKING:
+    from dbsam.modeling.dbsam import DBSAM, EncodedImages
+
+SMALLEST_BOX_SHARE = 0.3
+"""A box whose longer side is a smaller share of the region's is served better by a region of its own."""
+
+
+class Embedding(Protocol):
+    """What a predictor keeps of a slice; only the predictor that made it reads it."""
+
+    @property
+    def region(self) -> Region:
+        """The part of the slice it describes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """Masks of N boxes on one slice.
+
+    Attributes:
+        logits: (N, h, w) over the embedding's region; positive inside.
+        predicted_iou: (N,), the decoder's own estimate of its masks' IoU.
+    """
+
+    logits: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+
+
+class SlicePredictor(Protocol):
+    """A model as the engine sees it."""
+
+    @property
+    def signature(self) -> str:
+        """Identifies weights and settings: part of the embedding cache's key."""
+
+    @property
+    def channels(self) -> Literal["repeat", "neighbours"]:
+        """What the three channels of a grey slice are: itself three times, or the slice before, itself and the next."""
+
+    def region_for(
+        self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
+    ) -> Region:
+        """The part of the slice that the model is to see for a box."""
+
+    def reusable(self, region: Region, box_xyxy: NDArray[np.floating]) -> bool:
+        """Whether an embedding of `region` serves a box."""
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Sequence[Embedding]:
+        """Embed (H, W, 3) slices."""
+
+    def decode(self, embedding: Any, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        """Masks of boxes (N, 4) on the embedding's slice."""
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """A DB-SAM's embedding of one slice."""
+
+    encoded: EncodedImages
+    region: Region
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, in bytes."""
+        tensors = (self.encoded.image_embedding, *self.encoded.maps)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class ModelPredictor:
+    """A DB-SAM, SAM or MedSAM behind the engine.
+
+    Args:
+        model: In evaluation mode, on its device.
+        signature: Identifies weights and settings.
+        precision: "float32", or "bfloat16" and "float16" where the device gains by it.
+    """
+
+    def __init__(
+        self, model: DBSAM, signature: str, precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    ) -> None:
+        import torch
+
+        self.model = model
+        self.signature = f"{signature}:{precision}"
+        self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
+        self._device = next(model.parameters()).device
+        self._dtype = getattr(torch, precision)
+
+    def region_for(
+        self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
+    ) -> Region:
+        """See `SlicePredictor`."""
+        config = self.model.config
+        if config.input_region == "box":
+            return box_region(box_xyxy, spacing_xy, config.box_context)
+        return slice_region(slice_hw, spacing_xy, square=config.input_region == "pad")
+
+    def reusable(self, region: Region, box_xyxy: NDArray[np.floating]) -> bool:
+        """See `SlicePredictor`."""
+        if self.model.config.input_region != "box":
+            return True
+        x0, y0, x1, y1 = box_xyxy
+        share = max((x1 - x0) / region.width, (y1 - y0) / region.height)
+        return region.contains(box_xyxy) and share >= SMALLEST_BOX_SHARE
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> list[ImageEmbedding]:
+        """See `SlicePredictor`.
+
+        Raises:
+            ValueError: An image isn't (H, W, 3).
+        """
+        import torch
+
+        from dbsam.modeling.dbsam import EncodedImages
+
+        size = self.model.config.image_size
+        inputs, valid = [], []
+        for image, region in zip(images, regions, strict=True):
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
+            pixels, inside = resample_slice(image, region, size)
+            inputs.append(pixels.transpose(2, 0, 1))
+            valid.append(inside[None])
+        with torch.inference_mode(), self._autocast():
+            encoded = self.model.encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
+        return [
+            ImageEmbedding(
+                EncodedImages(encoded.image_embedding[n : n + 1], tuple(m[n : n + 1] for m in encoded.maps)), region
+            )
+            for n, region in enumerate(regions)
+        ]
+
+    def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        """See `SlicePredictor`."""
+        import torch
+
+        boxes = embedding.region.boxes_to_input(boxes_xyxy, self.model.config.image_size).astype(np.float32)
+        with torch.inference_mode(), self._autocast():
+            logits, predicted_iou = self.model.decode(embedding.encoded, self._tensor(boxes))
+        return DecodedMasks(logits.float().cpu().numpy(), predicted_iou.float().cpu().numpy())
+
+    def _tensor(self, array: NDArray[np.float32]) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def _autocast(self) -> Any:
+        import torch
+
+        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)

@@ -1,0 +1,169 @@
+"""Between a slice's pixels and the network's square input, both ways; training and inference share it.
+
+Pixel coordinates have their centres at integers: pixel i spans [i - 0.5, i + 0.5].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of a slice that the network sees, by its edges in pixels; it may reach beyond the slice."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not (self.x1 > self.x0 and self.y1 > self.y0):
+            raise ValueError(f"Region {self} has no area.")
+
+    @property
+    def width(self) -> float:
+        """Extent along x in pixels."""
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        """Extent along y in pixels."""
+        return self.y1 - self.y0
+
+    def contains(self, box_xyxy: NDArray[np.floating]) -> bool:
+        """Whether the box lies inside the region."""
+        x0, y0, x1, y1 = box_xyxy
+        return bool(x0 >= self.x0 and y0 >= self.y0 and x1 <= self.x1 and y1 <= self.y1)
+
+    def boxes_to_input(self, boxes_xyxy: NDArray[np.floating], input_size: int) -> NDArray[np.float64]:
+        """Boxes (N, 4) on the slice to boxes in the pixels of the square input."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+        origin = np.array([self.x0, self.y0, self.x0, self.y0])
+        scale = input_size / np.array([self.width, self.height, self.width, self.height])
+        return (boxes - origin) * scale - 0.5
+
+
+def box_region(
+    box_xyxy: NDArray[np.floating], spacing_xy: tuple[float, float], context: float, minimum_pixels: float = 16.0
+) -> Region:
+    """The physically square region round a box.
+
+    Args:
+        box_xyxy: Box on the slice, in pixels.
+        spacing_xy: Pixel spacing in mm; only the ratio matters.
+        context: Side of the region over the longer side of the box.
+        minimum_pixels: Least side, in pixels of the finer spacing.
+
+    Returns:
+        The region, centred on the box.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
+    finest = min(spacing_xy)
+    side_mm = max((x1 - x0) * spacing_xy[0], (y1 - y0) * spacing_xy[1]) * context
+    side_mm = max(side_mm, minimum_pixels * finest)
+    half_x, half_y = side_mm / spacing_xy[0] / 2, side_mm / spacing_xy[1] / 2
+    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
+    return Region(centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
+
+
+def slice_region(slice_hw: tuple[int, int], spacing_xy: tuple[float, float], square: bool) -> Region:
+    """The region of a whole slice.
+
+    Args:
+        slice_hw: Height and width in pixels.
+        spacing_xy: Pixel spacing in mm; only the ratio matters.
+        square: True keeps the physical shape and reaches beyond the shorter side (SAM pads at the bottom and right);
+            False stretches the slice to the square input (MedSAM).
+    """
+    height, width = slice_hw
+    if not square:
+        return Region(-0.5, -0.5, width - 0.5, height - 0.5)
+    side_mm = max(width * spacing_xy[0], height * spacing_xy[1])
+    return Region(-0.5, -0.5, side_mm / spacing_xy[0] - 0.5, side_mm / spacing_xy[1] - 0.5)
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Linear samples along one axis: output n = matrix[n] @ source[start:stop]; `valid` is the share inside the source."""
+
+    start: int
+    stop: int
+    matrix: NDArray[np.float32]
+    valid: NDArray[np.float32]
+
+
+def _taps(source_size: int, first: float, step: float, count: int) -> _Taps:
+    """Triangle filter at first + n * step, widened to the step when that is coarser than the source (antialiasing)."""
+    support = max(1.0, step)
+    centres = first + step * np.arange(count)
+    start = int(np.clip(np.floor(centres[0] - support) + 1, 0, source_size))
+    stop = int(np.clip(np.ceil(centres[-1] + support), start, source_size))
+    positions = np.arange(start, stop)
+    weights = np.clip(1.0 - np.abs(positions[None, :] - centres[:, None]) / support, 0.0, None)
+    total = weights.sum(1, keepdims=True)
+    matrix = np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-6)
+    valid = (centres >= -0.5) & (centres <= source_size - 0.5)
+    return _Taps(start, stop, matrix.astype(np.float32), valid.astype(np.float32))
+
+
+def _apply(image: NDArray[np.generic], rows: _Taps, columns: _Taps) -> NDArray[np.float32]:
+    part = np.asarray(image[rows.start : rows.stop, columns.start : columns.stop], dtype=np.float32)
+    if part.ndim == 2:
+        return rows.matrix @ part @ columns.matrix.T
+    channels = [rows.matrix @ part[..., c] @ columns.matrix.T for c in range(part.shape[2])]
+    return np.stack(channels, axis=-1)
+
+
+def resample_slice(
+    image: NDArray[np.generic], region: Region, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sample a region of a slice to the network's input, linear, antialiased when shrinking.
+
+    Args:
+        image: (H, W) or (H, W, C).
+        region: What to sample.
+        size: Side of the output in pixels.
+
+    Returns:
+        The sampled image (size, size[, C]) and its validity (size, size): 1 inside the slice, 0 beyond it.
+    """
+    height, width = image.shape[:2]
+    step_x, step_y = region.width / size, region.height / size
+    rows = _taps(height, region.y0 + step_y / 2, step_y, size)
+    columns = _taps(width, region.x0 + step_x / 2, step_x, size)
+    return _apply(image, rows, columns), rows.valid[:, None] * columns.valid[None, :]
+
+
+def logits_to_slice(
+    logits: NDArray[np.floating], region: Region, slice_hw: tuple[int, int]
+) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
+    """Sample logits of a region at the pixels of the slice.
+
+    Args:
+        logits: (h, w) over `region`.
+        region: Where the logits lie.
+        slice_hw: Height and width of the slice in pixels.
+
+    Returns:
+        Logits at the slice's pixels whose centres lie in the region, and their (rows, columns) on the slice.
+    """
+    bounds = []
+    taps = []
+    for low, extent, size, cells in (
+        (region.y0, region.height, slice_hw[0], logits.shape[0]),
+        (region.x0, region.width, slice_hw[1], logits.shape[1]),
+    ):
+        start = int(np.clip(np.ceil(low), 0, size))
+        stop = int(np.clip(np.floor(low + extent) + 1, start, size))
+        step = cells / extent
+        bounds.append(slice(start, stop))
+        first = (start - low) * step - 0.5
+        taps.append(_taps(cells, first, step, stop - start) if stop > start else None)
+    rows, columns = taps
+    if rows is None or columns is None:
+        return np.zeros((0, 0), np.float32), (bounds[0], bounds[1])
+    return _apply(np.asarray(logits), rows, columns), (bounds[0], bounds[1])

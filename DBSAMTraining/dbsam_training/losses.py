@@ -1,0 +1,44 @@
+"""Training losses."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def soft_dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """Dice loss of each mask with squared denominators (Milletari et al. 2016), as MONAI's `squared_pred=True`.
+
+    Args:
+        probability: (N, H, W), 0..1.
+        target: (N, H, W), 0..1.
+        smooth: Pixels added above and below, which gives an empty target a gradient towards empty.
+
+    Returns:
+        (N,), 0 for a perfect mask.
+    """
+    overlap = (probability * target).sum((1, 2))
+    total = probability.square().sum((1, 2)) + target.square().sum((1, 2))
+    return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy plus Dice of each mask, the paper's loss.
+
+    Args:
+        logits: (N, H, W).
+        target: (N, H, W), 0..1.
+
+    Returns:
+        (N,).
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
+    return entropy + soft_dice(logits.sigmoid(), target)
+
+
+def intersection_over_union(logits: Tensor, target: Tensor) -> Tensor:
+    """IoU of the thresholded masks (N,); 1 where both are empty. What the predicted-IoU head learns."""
+    predicted, truth = logits > 0, target > 0.5
+    union = (predicted | truth).sum((1, 2))
+    overlap = (predicted & truth).sum((1, 2))
+    return ((overlap + 1e-6) / (union + 1e-6)).float()
