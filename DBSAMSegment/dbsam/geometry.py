@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FloatArray = NDArray[np.float64]
+from dbsam.plane_cut import TOLERANCE, BoxInSlices, FloatArray, clip_polygon, pixels_inside
 
-# Relative to the box (half axes have length 1) or in pixels: far above rounding, far below anything visible.
-_TOLERANCE = 1e-9
 _SMALLEST_HALF_AXIS_MM = 1e-6
 _ANATOMICAL_DIRECTIONS = ("sagittal", "coronal", "axial")  # slicing along R, A, S
 
@@ -37,7 +35,7 @@ class ImageGeometry:
     def __post_init__(self) -> None:
         matrix = _affine_matrix(self.ijk_to_ras, "ijk_to_ras")
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if lengths.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < _TOLERANCE:
+        if lengths.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < TOLERANCE:
             raise ValueError(
                 f"The columns of ijk_to_ras span no volume: {matrix[:3, :3].tolist()}. "
                 "Check the image's spacing and direction."
@@ -144,7 +142,7 @@ class OrientedBox:
             raise ValueError(
                 f"The box is flat: its edges are {(2 * lengths).tolist()} mm long. Give it a size along every axis."
             )
-        if abs(np.linalg.det(half_axes / lengths[:, None])) < _TOLERANCE:
+        if abs(np.linalg.det(half_axes / lengths[:, None])) < TOLERANCE:
             raise ValueError(f"The box is flat: its half axes {half_axes.tolist()} lie in one plane.")
         object.__setattr__(self, "center_ras", center)
         object.__setattr__(self, "half_axes_ras", half_axes)
@@ -171,7 +169,7 @@ class OrientedBox:
     def contains_ras(self, points: ArrayLike) -> NDArray[np.bool_]:
         """Returns for each of `points` (..., 3), in mm, whether it lies in the box, faces included: (...)."""
         in_box = (np.asarray(points, float) - self.center_ras) @ np.linalg.inv(self.half_axes_ras)
-        return np.asarray((np.abs(in_box) <= 1 + _TOLERANCE).all(axis=-1))
+        return np.asarray((np.abs(in_box) <= 1 + TOLERANCE).all(axis=-1))
 
     def transformed(self, matrix: ArrayLike) -> OrientedBox:
         """Returns the box moved by a (4, 4) affine from RAS to RAS, shear and scaling included."""
@@ -200,8 +198,8 @@ def slice_polygon(box: OrientedBox, geometry: ImageGeometry, axis: int, index: f
         (N, 2) corners x, y in continuous pixel coordinates, 3 <= N <= 6, counter-clockwise where x points right and y
         up; N is 0 where the plane misses the box or only touches an edge or corner.
     """
-    in_ijk = _BoxInGrid(box, geometry, axis)
-    return _polygon(in_ijk.cut(index), in_ijk.start_polygon())
+    box_in_slices = _in_slices(box, geometry, axis)
+    return clip_polygon(box_in_slices.enclosing_rectangle(), box_in_slices.cut(index))
 
 
 def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> dict[int, FloatArray]:
@@ -216,10 +214,10 @@ def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> di
     """
     height, width = geometry.slice_hw(axis)
     image_corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
-    in_ijk = _BoxInGrid(box, geometry, axis)
+    box_in_slices = _in_slices(box, geometry, axis)
     boxes = {}
-    for index in in_ijk.slices():
-        polygon = _polygon(in_ijk.footprint(index), image_corners)
+    for index in box_in_slices.slices():
+        polygon = clip_polygon(image_corners, box_in_slices.footprint(index))
         if len(polygon):
             boxes[index] = np.concatenate([polygon.min(axis=0), polygon.max(axis=0)])
     return boxes
@@ -240,23 +238,10 @@ def slice_inside_mask(box: OrientedBox, geometry: ImageGeometry, axis: int, inde
     if not 0 <= index < count:
         raise ValueError(f"Slice {index} along {'IJK'[axis]} is outside the volume (0 to {count - 1}).")
     height, width = geometry.slice_hw(axis)
-    in_ijk = _BoxInGrid(box, geometry, axis)
-    half_planes = in_ijk.footprint(index) if index in in_ijk.slices() else None
-    if half_planes is None:
+    box_in_slices = _in_slices(box, geometry, axis)
+    if index not in box_in_slices.slices():
         return np.zeros((height, width), dtype=bool)
-    # A convex region meets each row in one interval, so that only numbers per row are computed, not per pixel.
-    rows = np.arange(height, dtype=float)
-    first, last = np.full(height, -np.inf), np.full(height, np.inf)
-    for (normal_x, normal_y), offset in zip(*half_planes, strict=True):
-        room = offset + _TOLERANCE - normal_y * rows
-        if abs(normal_x) < _TOLERANCE:
-            last[room < 0] = -np.inf
-        elif normal_x > 0:
-            last = np.minimum(last, room / normal_x)
-        else:
-            first = np.maximum(first, room / normal_x)
-    columns = np.arange(width, dtype=float)
-    return (columns >= first[:, None]) & (columns <= last[:, None])
+    return pixels_inside(box_in_slices.footprint(index), (height, width))
 
 
 def interpolate_boxes(key_boxes: Mapping[int, ArrayLike]) -> dict[int, FloatArray]:
@@ -282,91 +267,12 @@ def interpolate_boxes(key_boxes: Mapping[int, ArrayLike]) -> dict[int, FloatArra
     return {int(index): xyxy for index, xyxy in zip(indices, np.stack(columns, axis=1), strict=True)}
 
 
-# Half planes: normals (N, 2) and offsets (N,); a point p of the slice is inside where normals @ p <= offsets.
-_HalfPlanes = tuple[FloatArray, FloatArray]
-
-
-class _BoxInGrid:
-    """An oriented box in continuous IJK, seen along one slice axis."""
-
-    def __init__(self, box: OrientedBox, geometry: ImageGeometry, axis: int) -> None:
-        in_plane = list(slice_axes(axis))
-        to_ijk = geometry.ras_to_ijk
-        center = to_ijk[:3, :3] @ box.center_ras + to_ijk[:3, 3]
-        half_axes = box.half_axes_ras @ to_ijk[:3, :3].T
-        to_unit = np.linalg.inv(half_axes)  # (ijk - center) @ to_unit is -1..1 on each half axis
-        self._count = geometry.dimensions_ijk[axis]
-        self._center_xy, self._center_along = center[in_plane], float(center[axis])
-        self._half_axes_xy = half_axes[:, in_plane]
-        self._reach_xy = np.abs(self._half_axes_xy).sum(axis=0)
-        self._reach_along = float(np.abs(half_axes[:, axis]).sum())
-        self._unit_per_xy, self._unit_along = to_unit[in_plane].T, to_unit[axis]
-
-    def slices(self) -> range:
-        """The volume's slices that the box passes through, or the nearest one if it lies between two planes."""
-        low, high = self._center_along - self._reach_along, self._center_along + self._reach_along
-        first, last = int(np.ceil(low - _TOLERANCE)), int(np.floor(high + _TOLERANCE))
-        if first <= last:
-            return range(max(first, 0), min(last, self._count - 1) + 1)
-        if high <= -0.5 or low >= self._count - 0.5:
-            return range(0)
-        nearest = int(np.clip(np.ceil(self._center_along - 0.5), 0, self._count - 1))
-        return range(nearest, nearest + 1)
-
-    def footprint(self, index: int) -> _HalfPlanes | None:
-        """What one of `slices()` shows of the box: the plane's cut, or the projection if it lies between planes."""
-        if abs(index - self._center_along) > self._reach_along + _TOLERANCE:
-            return self._projection()
-        return self.cut(index)
-
-    def cut(self, index: float) -> _HalfPlanes | None:
-        """The plane's cut through the box; None where they don't meet."""
-        at_center = (index - self._center_along) * self._unit_along
-        parallel = (np.abs(self._unit_per_xy) @ self._reach_xy) < _TOLERANCE
-        if (np.abs(at_center[parallel]) > 1 + _TOLERANCE).any():
-            return None
-        normals = np.concatenate([self._unit_per_xy[~parallel], -self._unit_per_xy[~parallel]])
-        return self._half_planes(normals, np.concatenate([1 - at_center[~parallel], 1 + at_center[~parallel]]))
-
-    def _projection(self) -> _HalfPlanes:
-        """The box's shadow along the slice axis, whose sides are parallel to the half axes' shadows."""
-        sides = self._half_axes_xy[np.linalg.norm(self._half_axes_xy, axis=1) > _TOLERANCE]
-        normals = np.stack([-sides[:, 1], sides[:, 0]], axis=1)
-        offsets = np.abs(normals @ self._half_axes_xy.T).sum(axis=1)
-        return self._half_planes(np.concatenate([normals, -normals]), np.concatenate([offsets, offsets]))
-
-    def _half_planes(self, normals: FloatArray, offsets_from_center: FloatArray) -> _HalfPlanes:
-        lengths = np.linalg.norm(normals, axis=1)
-        normals = normals / lengths[:, None]
-        return normals, offsets_from_center / lengths + normals @ self._center_xy
-
-    def start_polygon(self) -> FloatArray:
-        """A rectangle with the whole box inside it, a pixel clear of it on every side."""
-        signs = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-        return self._center_xy + signs * (self._reach_xy + 1.0)
-
-
-def _polygon(half_planes: _HalfPlanes | None, polygon: FloatArray) -> FloatArray:
-    """Cuts a convex polygon (N, 2) by half planes (Sutherland and Hodgman, 1974); (0, 2) if no area is left."""
-    if half_planes is None:
-        return np.empty((0, 2))
-    for normal, offset in zip(*half_planes, strict=True):
-        outside = polygon @ normal - offset
-        inside = outside <= 0
-        if inside.all():
-            continue
-        following, next_outside = np.roll(polygon, -1, axis=0), np.roll(outside, -1)
-        crosses = inside != (next_outside <= 0)
-        fraction = outside / np.where(crosses, outside - next_outside, 1.0)
-        crossings = polygon + fraction[:, None] * (following - polygon)
-        polygon = np.stack([polygon, crossings], axis=1)[np.stack([inside, crosses], axis=1)]
-        if len(polygon) < 3:
-            return np.empty((0, 2))
-    edges = np.roll(polygon, -1, axis=0) - polygon
-    polygon = polygon[np.linalg.norm(edges, axis=1) > _TOLERANCE]
-    x, y = (polygon - polygon[:1]).T
-    area = (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
-    return polygon if area > _TOLERANCE else np.empty((0, 2))
+def _in_slices(box: OrientedBox, geometry: ImageGeometry, axis: int) -> BoxInSlices:
+    order = [*slice_axes(axis), axis]
+    to_ijk = geometry.ras_to_ijk
+    center_ijk = to_ijk[:3, :3] @ box.center_ras + to_ijk[:3, 3]
+    half_axes_ijk = box.half_axes_ras @ to_ijk[:3, :3].T
+    return BoxInSlices(center_ijk[order], half_axes_ijk[:, order], geometry.dimensions_ijk[axis])
 
 
 def _affine_matrix(matrix: ArrayLike, name: str) -> FloatArray:
