@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from dbsam.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
 
 
