@@ -92,7 +92,6 @@ def digest_of(
             state.update(block)
             done += len(block)
             meter.report(done)
-    meter.report(done, last=True)
     return state.hexdigest()
 
 
@@ -152,12 +151,13 @@ class _Meter:
         self.stage, self.total, self.callback, self.start = stage, total, callback, start
         self.began = time.monotonic()
         self.next_report = 0.0
+        self.reported = -1
 
-    def report(self, done: int, last: bool = False) -> None:
+    def report(self, done: int) -> None:
         now = time.monotonic()
-        if self.callback is None or (now < self.next_report and not last):
+        if self.callback is None or done == self.reported or (now < self.next_report and done < self.total):
             return
-        self.next_report = now + PROGRESS_SECONDS
+        self.next_report, self.reported = now + PROGRESS_SECONDS, done
         seconds_left = None
         if done > self.start:
             seconds_left = (now - self.began) / (done - self.start) * (self.total - done)
@@ -229,7 +229,7 @@ class _Transfer:
                     ) from error
                 logger.info("%s: %s; connecting again.", self.remote.url, error)
                 self._pause(self.patience.pause_seconds * 2 ** max(failures - 1, 0))
-        meter.report(self.remote.size_bytes, last=True)
+        meter.report(self.remote.size_bytes)
 
     def _check_disk(self) -> None:
         needed = self.remote.size_bytes - self._have()
