@@ -1,0 +1,375 @@
+"""Stand-ins for the CTK widgets: Qt widgets with CTK's properties and signals.
+
+A listed property that isn't written out here is a stored value; a listed method that isn't written out raises
+`NotInStandIn` when it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from pathlib import Path
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from host import api
+from host.pythonqt import HostType, NotInStandIn, host_class
+from host.qt_module import qt, ui_classes
+from host.signals import emit
+
+Widget: Any = host_class(QtWidgets.QWidget)
+_HEADER_HEIGHT = 24
+
+
+class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):  # type: ignore[misc]
+    """A header that shows and hides what lies below it."""
+
+    _host_class, _api = True, "ctk.ctkCollapsibleButton"
+
+    def __init__(self, *args: Any) -> None:
+        text = args[0] if args and isinstance(args[0], str) else ""
+        super().__init__(next((a for a in args if isinstance(a, QtWidgets.QWidget)), None))
+        self._collapsed = False
+        self._hidden: list[QtWidgets.QWidget] = []
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.text = text
+        self.setContentsMargins(0, _HEADER_HEIGHT, 0, 0)
+        self.setMinimumHeight(_HEADER_HEIGHT)
+        self.connect("toggled(bool)", self._toggled)
+
+    def _get_collapsed(self) -> bool:
+        return self._collapsed
+
+    def _set_collapsed(self, collapsed: bool) -> None:
+        self.checked = not collapsed
+
+    def collapse(self, collapsed: bool) -> None:
+        self.checked = not collapsed
+
+    def _toggled(self, checked: bool) -> None:
+        self._collapsed = not checked
+        if self._collapsed:
+            self._hidden = [child for child in self.children() if child.isWidgetType() and not child.isHidden()]
+            self.setMaximumHeight(_HEADER_HEIGHT)
+        else:
+            self.setMaximumHeight(16777215)
+        for child in self._hidden:
+            child.setVisible(checked)
+        emit(self, "contentsCollapsed(bool)", self._collapsed)
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        if self._collapsed and event.polished() and event.child().isWidgetType():
+            QtWidgets.QWidget.hide(event.child())
+            self._hidden.append(event.child())
+
+    def hitButton(self, position: QtCore.QPoint) -> bool:
+        return position.y() < _HEADER_HEIGHT
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        option = QtWidgets.QStyleOptionButton()
+        option.initFrom(self)
+        option.rect = QtCore.QRect(0, 0, self.width, _HEADER_HEIGHT)
+        option.text = self.text
+        option.state |= QtWidgets.QStyle.StateFlag.State_Raised
+        painter = QtGui.QPainter(self)
+        self.style().drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, option, painter, self)
+        arrow = QtWidgets.QStyle.PrimitiveElement
+        option.rect = QtCore.QRect(6, 7, 10, 10)
+        kind = arrow.PE_IndicatorArrowRight if self._collapsed else arrow.PE_IndicatorArrowDown
+        self.style().drawPrimitive(kind, option, painter, self)
+        painter.drawText(QtCore.QRect(22, 0, self.width - 22, _HEADER_HEIGHT), 0x84, self.text)
+        painter.end()
+
+
+class ctkCollapsibleGroupBox(host_class(QtWidgets.QGroupBox)):  # type: ignore[misc]
+    _host_class, _api = True, "ctk.ctkCollapsibleGroupBox"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.connect("toggled(bool)", self.expand)
+
+    def _get_collapsed(self) -> bool:
+        return not self.checked
+
+    def _set_collapsed(self, collapsed: bool) -> None:
+        self.checked = not collapsed
+
+    def expand(self, expanded: bool) -> None:
+        self.checked = expanded
+        for child in self.children():
+            if child.isWidgetType():
+                child.setVisible(expanded)
+
+
+class _Scaled(Widget):
+    """What the widgets around one or two double spin boxes share."""
+
+    def _forward(self, name: str, value: Any) -> None:
+        for spin_box in self._spin_boxes:
+            setattr(spin_box, name, value)
+
+
+def _forwarded(*names: str) -> dict[str, Any]:
+    """Getter and setter of properties that live in the inner spin boxes."""
+    made: dict[str, Any] = {}
+    for name in names:
+        made[f"_get_{name}"] = lambda self, name=name: getattr(self._spin_boxes[0], name)
+        made[f"_set_{name}"] = lambda self, value, name=name: self._forward(name, value)
+    return made
+
+
+_SPIN_PROPERTIES = ("decimals", "prefix", "suffix", "singleStep")
+
+
+class ctkSliderWidget(_Scaled):
+    """A slider and a spin box that hold the same value."""
+
+    _host_class, _api = True, "ctk.ctkSliderWidget"
+    _defaults = {"spinBoxVisible": True, "tracking": True, "pageStep": 10.0}
+    locals().update(_forwarded(*_SPIN_PROPERTIES))
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._slider, self._spin_box = qt.QSlider(qt.Qt.Horizontal), qt.QDoubleSpinBox()
+        self._spin_boxes = [self._spin_box]
+        self._spin_box.maximum = 100.0
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._slider)
+        layout.addWidget(self._spin_box)
+        self._slider.connect("valueChanged(int)", self._slider_moved)
+        self._spin_box.connect("valueChanged(double)", self._value_changed)
+        self._rescale()
+
+    def _rescale(self) -> None:
+        steps = (self._spin_box.maximum - self._spin_box.minimum) / (self._spin_box.singleStep or 1.0)
+        self._slider.blockSignals(True)
+        self._slider.setRange(0, max(1, math.ceil(steps)) if math.isfinite(steps) else 1)
+        self._slider.value = round((self._spin_box.value - self._spin_box.minimum) / (self._spin_box.singleStep or 1.0))
+        self._slider.blockSignals(False)
+
+    def _slider_moved(self, position: int) -> None:
+        self._spin_box.value = self._spin_box.minimum + position * self._spin_box.singleStep
+
+    def _value_changed(self, value: float) -> None:
+        self._rescale()
+        emit(self, "valueIsChanging(double)", value)
+        emit(self, "valueChanged(double)", value)
+
+    def _get_value(self) -> float:
+        return self._spin_box.value
+
+    def _set_value(self, value: float) -> None:
+        self._spin_box.value = value
+
+    def _get_minimum(self) -> float:
+        return self._spin_box.minimum
+
+    def _set_minimum(self, value: float) -> None:
+        self._spin_box.minimum = value
+        self._rescale()
+
+    def _get_maximum(self) -> float:
+        return self._spin_box.maximum
+
+    def _set_maximum(self, value: float) -> None:
+        self._spin_box.maximum = value
+        self._rescale()
+
+    def setValue(self, value: float) -> None:
+        self._spin_box.value = value
+
+    def setDecimals(self, decimals: int) -> None:
+        self._spin_box.decimals = decimals
+
+
+class ctkRangeWidget(_Scaled):
+    """Two spin boxes, one for each end of a range."""
+
+    _host_class, _api = True, "ctk.ctkRangeWidget"
+    _defaults = {"tracking": True}
+    locals().update(_forwarded(*_SPIN_PROPERTIES, "minimum", "maximum"))
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._low, self._high = qt.QDoubleSpinBox(), qt.QDoubleSpinBox()
+        self._spin_boxes = [self._low, self._high]
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for spin_box, end in ((self._low, "minimum"), (self._high, "maximum")):
+            layout.addWidget(spin_box)
+            spin_box.connect("valueChanged(double)", lambda value, end=end: self._value_changed(value, end))
+        self._high.value = 99.0
+
+    def _value_changed(self, value: float, end: str) -> None:
+        if self._low.value > self._high.value:
+            (self._high if end == "minimum" else self._low).value = value
+        emit(self, f"{end}ValueChanged(double)", value)
+        emit(self, "valuesChanged(double,double)", self._low.value, self._high.value)
+
+    def _get_minimumValue(self) -> float:
+        return self._low.value
+
+    def _set_minimumValue(self, value: float) -> None:
+        self._low.value = value
+
+    def _get_maximumValue(self) -> float:
+        return self._high.value
+
+    def _set_maximumValue(self, value: float) -> None:
+        self._high.value = value
+
+    def setMinimumValue(self, value: float) -> None:
+        self._low.value = value
+
+    def setMaximumValue(self, value: float) -> None:
+        self._high.value = value
+
+    def setRange(self, minimum: float, maximum: float) -> None:
+        self._forward("minimum", minimum)
+        self._forward("maximum", maximum)
+
+    def setValues(self, minimum: float, maximum: float) -> None:
+        self._high.value, self._low.value = maximum, minimum
+
+
+class ctkPathLineEdit(Widget):
+    """An editable path with a button to browse."""
+
+    _host_class, _api = True, "ctk.ctkPathLineEdit"
+    _defaults = {"showBrowseButton": True, "showHistoryButton": True, "filters": 2 | 4}
+    Dirs, Files, Drives, Readable, Writable, Executable, Hidden = 0x001, 0x002, 0x004, 0x010, 0x020, 0x040, 0x100
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._combo_box, self._button = qt.QComboBox(), qt.QToolButton()
+        self._combo_box.editable = True
+        self._combo_box.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        self._button.text = "..."
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo_box)
+        layout.addWidget(self._button)
+        self._combo_box.connect("editTextChanged(QString)", lambda text: emit(self, "currentPathChanged(QString)", text))
+        self._button.connect("clicked()", self.browse)
+
+    def _get_currentPath(self) -> str:
+        return self._combo_box.currentText
+
+    def _set_currentPath(self, path: str) -> None:
+        self._combo_box.setEditText(path)
+
+    def setCurrentPath(self, path: str) -> None:
+        self._combo_box.setEditText(path)
+
+    def comboBox(self) -> Any:
+        return self._combo_box
+
+    def addCurrentPathToHistory(self) -> None:
+        if self._combo_box.findText(self.currentPath) < 0:
+            self._combo_box.addItem(self.currentPath)
+
+    def browse(self) -> None:
+        chosen = qt.QFileDialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
+        if chosen:
+            self.currentPath = chosen
+
+
+class ctkDirectoryButton(Widget):
+    """A button that shows and changes a folder."""
+
+    _host_class, _api = True, "ctk.ctkDirectoryButton"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(next((a for a in args if isinstance(a, QtWidgets.QWidget)), None))
+        self._directory = next((a for a in args if isinstance(a, str)), ".")
+        self._button = qt.QPushButton(self._directory)
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._button)
+        self._button.connect("clicked()", self.browse)
+
+    def _get_directory(self) -> str:
+        return str(Path(self._directory).absolute())
+
+    def _set_directory(self, directory: str) -> None:
+        changed = directory != self._directory
+        self._directory = self._button.text = directory
+        if changed:
+            emit(self, "directoryChanged(QString)", directory)
+
+    def browse(self) -> None:
+        chosen = qt.QFileDialog.getExistingDirectory(self, self.caption, self.directory)
+        if chosen:
+            self.directory = chosen
+            emit(self, "directorySelected(QString)", chosen)
+
+
+class ctkCheckableComboBox(host_class(QtWidgets.QComboBox)):  # type: ignore[misc]
+    _host_class, _api = True, "ctk.ctkCheckableComboBox"
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.model().connect("dataChanged(QModelIndex,QModelIndex,QVector<int>)", self._data_changed)
+
+    def _data_changed(self) -> None:
+        emit(self, "checkedIndexesChanged()")
+
+    def checkableModel(self) -> Any:
+        return self.model()
+
+    def checkState(self, index: QtCore.QModelIndex) -> Any:
+        return qt.Qt.Checked if index in self.checkedIndexes() else qt.Qt.Unchecked
+
+    def setCheckState(self, index: QtCore.QModelIndex, state: Any) -> None:
+        self.model().setData(index, state, qt.Qt.CheckStateRole)
+
+    def checkedIndexes(self) -> list[QtCore.QModelIndex]:
+        indexes = [self.model().index(row, 0) for row in range(self.count)]
+        return [i for i in indexes if self.model().data(i, qt.Qt.CheckStateRole) in (2, qt.Qt.Checked)]
+
+    def allChecked(self) -> bool:
+        return len(self.checkedIndexes()) == self.count
+
+    def noneChecked(self) -> bool:
+        return not self.checkedIndexes()
+
+
+_PLAIN = {
+    "ctkComboBox": QtWidgets.QComboBox,
+    "ctkMessageBox": QtWidgets.QMessageBox,
+    "ctkDoubleSpinBox": QtWidgets.QDoubleSpinBox,
+    "ctkMenuButton": QtWidgets.QPushButton,
+    "ctkPushButton": QtWidgets.QPushButton,
+    "ctkCheckBox": QtWidgets.QCheckBox,
+    "ctkExpandButton": QtWidgets.QToolButton,
+}
+
+
+def plain_class(qualified_name: str, base: type) -> type:
+    """A class that adds nothing but the listed names to its base."""
+    namespace = {"_host_class": True, "_api": qualified_name, "__module__": qualified_name.split(".")[0]}
+    return HostType(qualified_name.split(".")[1], (host_class(base),), namespace)
+
+
+def make_module() -> types.ModuleType:
+    """The module object to put into `sys.modules["ctk"]`."""
+    module = types.ModuleType("ctk", "Stand-in for Slicer's ctk module")
+    for value in list(globals().values()):
+        if isinstance(value, HostType) and value.__name__.startswith("ctk"):
+            setattr(module, value.__name__, value)
+    for name, base in _PLAIN.items():
+        setattr(module, name, plain_class(f"ctk.{name}", base))
+    ui_classes.update({name: value for name, value in vars(module).items() if name.startswith("ctk")})
+
+    def lookup(name: str) -> Any:
+        if name in api.module_names("ctk"):
+            raise NotInStandIn(f"ctk.{name} exists in Slicer, but the stand-in in Testing/host lacks it")
+        raise AttributeError(f"module 'ctk' has no attribute '{name}'")
+
+    module.__getattr__ = lookup  # type: ignore[method-assign]
+    return module
