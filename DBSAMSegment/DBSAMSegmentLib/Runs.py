@@ -1,0 +1,272 @@
+"""What a run is given, what it computes on the inference thread, and what it reports."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .InferenceThread import Job
+
+if TYPE_CHECKING:
+    from dbsam.cache import EmbeddingCache
+    from dbsam.geometry import ImageGeometry, OrientedBox
+    from dbsam.predictor import SlicePredictor
+    from dbsam.progress import CancelToken, Progress
+    from dbsam.volume import SliceBoxes, SliceReport, VolumeSegmentation
+
+    from .Geometry import VolumeSnapshot
+
+# A mask that changes its area by more than this factor from one slice to the next is worth a look.
+_JUMP_FACTOR = 2.5
+_SMALLEST_AREA_PIXELS = 25
+
+KeyBoxes = Mapping[int, Sequence[float]]
+
+
+class Predictors(Protocol):
+    """Where the inference thread gets a network from; tests give a rule that needs none."""
+
+    def __call__(self, model: str, device: str, cancel: CancelToken) -> SlicePredictor:
+        """The predictor of a model on a device."""
+
+    def clear(self) -> None:
+        """Frees memory."""
+
+
+@dataclass(frozen=True)
+class RunPrompt:
+    """One structure of a run: its box or key boxes, and the segment that it goes to ("": a new one)."""
+
+    name: str
+    prompt: OrientedBox | SliceBoxes
+    segmentId: str = ""
+    color_rgb: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """All that the inference thread needs; no MRML node is in it."""
+
+    snapshot: VolumeSnapshot
+    prompts: tuple[RunPrompt, ...]
+    model: str = "compact"
+    device: str = "auto"
+    axis: str | int = "auto"
+    strategy: str = "track"
+    intensity: Any = "auto"
+
+
+@dataclass
+class SegmentReport:
+    """What a run did to one segment.
+
+    Attributes:
+        segmentId: its ID in the segmentation.
+        name: its name when it was written.
+        axis: 0, 1, 2 for slices along I, J, K of the volume.
+        slices: one per slice, with the box, predicted IoU, area, and whether the mask touches the box's edge.
+        intensity: the range of values that the network saw, and why.
+        voxels: number of the mask's voxels, in the volume's grid.
+        warnings: what is worth a look, in words.
+    """
+
+    segmentId: str
+    name: str
+    axis: int
+    slices: list[SliceReport]
+    intensity: Any
+    voxels: int
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        segments: one per ROI, in their order.
+        model: name or path of the model.
+        strategy: "track" or "box".
+        seconds: time of the computation.
+        cacheHits: slices whose image embedding was there already.
+        frame: index of the frame of a sequence; None for a single volume.
+        error: why a case of a batch was not segmented; "" when it was.
+        case: name of a batch's case.
+    """
+
+    segments: list[SegmentReport]
+    model: str
+    strategy: str
+    seconds: float
+    cacheHits: int
+    frame: int | None = None
+    error: str = ""
+    case: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all segments, each with the segment's name."""
+        return [f"{segment.name}: {warning}" for segment in self.segments for warning in segment.warnings]
+
+
+def compute(request: RunRequest, predictors: Predictors, cache: EmbeddingCache | None, job: Job) -> list[Any]:
+    """Segments all prompts of a request; inference thread only.
+
+    Returns:
+        One VolumeSegmentation per prompt.
+
+    Raises:
+        Cancelled: the job was cancelled.
+        ValueError: a box outside the volume, a constant image, or another input that can't be segmented.
+    """
+    from dbsam.progress import Progress
+    from dbsam.volume import VolumeSegmenter
+
+    volume = request.snapshot.copy()
+    job.reportProgress(Progress(0, 1, "Loading the model", None))
+    segmenter = VolumeSegmenter(predictors(request.model, request.device, job.cancel), cache)
+    results = []
+    count = len(request.prompts)
+    for number, prompt in enumerate(request.prompts):
+
+        def report(progress: Progress, number: int = number, name: str = prompt.name) -> None:
+            stage = progress.stage if count == 1 else f"{name} ({number + 1} of {count}): {progress.stage}"
+            left = progress.seconds_left
+            if left is not None and progress.done:
+                left += (count - number - 1) * left * progress.total / max(1, progress.total - progress.done)
+            job.reportProgress(Progress(progress.done + number * progress.total, progress.total * count, stage, left))
+
+        results.append(
+            segmenter.segment(
+                volume,
+                prompt.prompt,
+                axis=request.axis,
+                strategy=request.strategy,
+                intensity=request.intensity,
+                progress=report,
+                cancel=job.cancel,
+            )
+        )
+    return results
+
+
+def withKeyBoxes(
+    box: OrientedBox, geometry: ImageGeometry, axis: int, keyBoxes: KeyBoxes, slices: range | None = None
+) -> SliceBoxes:
+    """The prompt of an ROI whose box was corrected on some slices.
+
+    The ROI's own cut stays at its first and last slice; in between, boxes are interpolated from one key slice to the
+    next.
+
+    Args:
+        box: the ROI in the volume's RAS.
+        geometry: the volume's grid.
+        axis: 0, 1, 2 for slices along I, J, K.
+        keyBoxes: slice index -> x_min, y_min, x_max, y_max in continuous pixel coordinates.
+        slices: limits the prompt to these slices.
+
+    Raises:
+        ValueError: the ROI lies outside the volume.
+    """
+    from dbsam.geometry import interpolate_boxes, slice_boxes_xyxy
+    from dbsam.volume import SliceBoxes
+
+    own = slice_boxes_xyxy(box, geometry, axis)
+    if not own:
+        raise ValueError("The ROI lies outside the volume: move it onto the structure.")
+    keys = {min(own): own[min(own)], max(own): own[max(own)]}
+    keys.update({index: np.asarray(xyxy, float) for index, xyxy in keyBoxes.items()})
+    if slices is not None:
+        keys = {index: xyxy for index, xyxy in interpolate_boxes(keys).items() if index in slices}
+    return SliceBoxes(axis, keys)
+
+
+def slicesFrom(index: int, box: OrientedBox, geometry: ImageGeometry, axis: int) -> range:
+    """The slices that "redo from here" computes again: from one slice outwards, away from the ROI's middle."""
+    from dbsam.geometry import slice_boxes_xyxy
+
+    own = sorted(slice_boxes_xyxy(box, geometry, axis))
+    if not own:
+        raise ValueError("The ROI lies outside the volume: move it onto the structure.")
+    if index >= (own[0] + own[-1]) / 2:
+        return range(index, max(own[-1], index) + 1)
+    return range(min(own[0], index), index + 1)
+
+
+def mergedResult(former: VolumeSegmentation, redone: VolumeSegmentation, slices: range) -> VolumeSegmentation:
+    """The former result with some of its slices replaced.
+
+    Raises:
+        ValueError: the two were computed along different axes or on different grids.
+    """
+    from dataclasses import replace
+
+    if former.axis != redone.axis or former.geometry.dimensions_ijk != redone.geometry.dimensions_ijk:
+        raise ValueError(
+            "The slices can't be replaced: the last result was computed along another axis or on another volume. Run"
+            " the whole ROI again."
+        )
+    extent = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(former.extent_ijk, redone.extent_ijk, strict=True))
+    shape = tuple(last - first + 1 for first, last in reversed(extent))
+    mask = np.zeros(shape, np.uint8)
+    kept = [slice(None)] * 3
+    for result, isRedone in ((former, False), (redone, True)):
+        (i0, i1), (j0, j1), (k0, k1) = (
+            (first - start, last - start) for (first, last), (start, _) in zip(result.extent_ijk, extent, strict=True)
+        )
+        part = np.zeros(shape, np.uint8)
+        part[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1] = result.mask_KJI
+        indices = np.arange(extent[result.axis][0], extent[result.axis][1] + 1)
+        chosen = np.isin(indices, slices) == isRedone
+        kept[2 - result.axis] = chosen
+        mask[tuple(kept)] = part[tuple(kept)]
+        kept[2 - result.axis] = slice(None)
+    reports = {one.index: one for one in former.slices if one.index not in slices}
+    reports.update({one.index: one for one in redone.slices if one.index in slices})
+    return replace(
+        former,
+        mask_KJI=mask,
+        extent_ijk=extent,
+        slices=[reports[index] for index in sorted(reports)],
+        seconds=redone.seconds,
+        cache_hits=redone.cache_hits,
+    )
+
+
+def warningsOf(slices: Sequence[SliceReport], clipped: bool) -> list[str]:
+    """What a user should look at: masks cut off by the box, jumps between slices, missing parts."""
+    warnings = []
+    touching = [one.index for one in slices if one.touches_edge]
+    if touching:
+        warnings.append(f"the mask touches the edge of the box on {_spans(touching)}; a larger box may be needed")
+    jumps = []
+    for former, one in itertools.pairwise(slices):
+        small, large = sorted((former.area_pixels, one.area_pixels))
+        if large > _SMALLEST_AREA_PIXELS and large > _JUMP_FACTOR * max(small, 1) and small > 0:
+            jumps.append(one.index)
+    if jumps:
+        warnings.append(f"the area jumps at {_spans(jumps)}")
+    if not any(one.area_pixels for one in slices):
+        warnings.append("nothing was found in the box")
+    if clipped:
+        warnings.append(
+            "part of the mask lies outside the segmentation's geometry and was left out; set the geometry from the"
+            " volume in the Segment Editor to keep it"
+        )
+    return warnings
+
+
+def _spans(indices: Sequence[int]) -> str:
+    """Slice 3; slices 3-5, 9."""
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"slice {text}" if len(indices) == 1 else f"slices {text}"

@@ -1,0 +1,433 @@
+"""From nodes to segments: checks the input, computes on the inference thread, writes on the main thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import slicer
+
+from .Geometry import GeometryError, displayedWindow, nodeName, roiBox, snapshotVolume, volumeIdentity
+from .InferenceThread import InferenceThread, Job, Priority
+from .Predictors import PredictorSource, freeGpuMemory, isOutOfMemory
+from .Runs import (
+    KeyBoxes,
+    Predictors,
+    RunPrompt,
+    RunReport,
+    RunRequest,
+    SegmentReport,
+    compute,
+    mergedResult,
+    slicesFrom,
+    warningsOf,
+    withKeyBoxes,
+)
+from .SegmentWriter import SegmentMask, SegmentWriter
+
+if TYPE_CHECKING:
+    from dbsam.progress import CancelToken, Progress
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CACHE_BYTES = 1024 * 2**20
+AS_DISPLAYED = "displayed"
+
+
+class SegmentationError(RuntimeError):
+    """A run that could not be finished; nothing was changed, and the message says what to do."""
+
+
+class SegmentationRunner:
+    """Runs DB-SAM on nodes of one scene. All methods are for the main thread.
+
+    Args:
+        scene: the scene whose nodes are segmented.
+        predictors: where networks come from; by default dbsam's weights by name or path.
+        cacheBytes: limit of the memory for image embeddings.
+    """
+
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        predictors: Predictors | None = None,
+        cacheBytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self.scene = scene
+        self.thread = InferenceThread()
+        self.writer = SegmentWriter(scene)
+        self.predictors: Predictors = predictors if predictors is not None else PredictorSource()
+        self._cacheBytes = cacheBytes
+        self._cache: Any = None
+        self._jobNodes: dict[Job, list[slicer.vtkMRMLNode]] = {}
+        self._lastResults: dict[tuple[str, str], Any] = {}
+        self._secondsPerSlice: dict[tuple[str, str], float] = {}
+        self._observations = [
+            scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose),
+            _observeNodes(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
+        ]
+
+    def close(self) -> bool:
+        """Cancels everything, ends the thread and lets go of the scene.
+
+        Returns:
+            Whether the thread has ended in time.
+        """
+        for tag in self._observations:
+            self.scene.RemoveObserver(tag)
+        self._observations = []
+        self._jobNodes.clear()
+        self._lastResults.clear()
+        self.writer.forget()
+        ended = self.thread.stop()
+        if ended:
+            self.predictors.clear()
+        if self._cache is not None:
+            self._cache.clear()
+        return ended
+
+    def request(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode],
+        segmentIds: Sequence[str | None] | None = None,
+        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+        *,
+        model: str = "compact",
+        device: str = "auto",
+        axis: str | int = "auto",
+        strategy: str = "track",
+        intensity: Any = "auto",
+        keyBoxes: Sequence[KeyBoxes | None] | None = None,
+    ) -> RunRequest:
+        """Checks the nodes and takes everything out of them that a run needs.
+
+        Raises:
+            ValueError: an input that can't be used; the message says what to do.
+        """
+        if not roiNodes:
+            raise ValueError("No ROI is selected: place one around the structure, or choose one.")
+        for name, values in (("segmentIds", segmentIds), ("keyBoxes", keyBoxes)):
+            if values is not None and len(values) != len(roiNodes):
+                raise ValueError(f"{name} has {len(values)} entries for {len(roiNodes)} ROIs: give one for each ROI.")
+        snapshot = snapshotVolume(volumeNode)
+        axisIndex = snapshot.geometry.axis_index(axis)
+        prompts = []
+        for number, roiNode in enumerate(roiNodes):
+            box: Any = roiBox(roiNode, volumeNode)
+            if keyBoxes is not None and keyBoxes[number]:
+                box = withKeyBoxes(box, snapshot.geometry, axisIndex, keyBoxes[number])
+            segmentId = segmentIds[number] if segmentIds is not None else None
+            if not segmentId and segmentationNode is not None:
+                segmentId = segmentationNode.GetSegmentation().GetSegmentIdBySegmentName(roiNode.GetName())
+            prompts.append(RunPrompt(roiNode.GetName(), box, segmentId or ""))
+        if intensity == AS_DISPLAYED:
+            intensity = displayedWindow(volumeNode)
+        return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, intensity)
+
+    def start(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        request: RunRequest,
+        *,
+        mode: str = "set",
+        editorNode: slicer.vtkMRMLSegmentEditorNode | None = None,
+        cancel: CancelToken | None = None,
+        onFinished: Callable[[Job], None] | None = None,
+        onProgress: Callable[[Progress], None] | None = None,
+        redoOnly: range | None = None,
+    ) -> Job:
+        """Starts a run; its segments are written when it has finished, as one step that can be undone.
+
+        `onFinished` gets the job: `job.result` is then the RunReport, or `job.error` says why nothing was changed.
+        """
+
+        def finish(job: Job) -> None:
+            self._jobNodes.pop(job, None)
+            if job.error is None and not job.cancelled:
+                try:
+                    # The user may have pressed Cancel when the last slice had just been computed.
+                    if job.cancel.cancelled:
+                        job.cancelled = True
+                    else:
+                        job.result = self._write(
+                            volumeNode, segmentationNode, request, job.result, mode, editorNode, redoOnly
+                        )
+                except Exception as error:
+                    job.error = error
+            if job.error is not None:
+                job.result = None
+                job.error = self._explained(job.error)
+            if onFinished is not None:
+                onFinished(job)
+
+        job = Job(
+            lambda job: compute(request, self.predictors, self.cache, job),
+            cancel if cancel is not None else newCancelToken(),
+            Priority.RUN,
+            finish,
+            onProgress,
+        )
+        self._jobNodes[job] = [volumeNode, segmentationNode]
+        return self.thread.submit(job)
+
+    def segment(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        request: RunRequest,
+        *,
+        mode: str = "set",
+        editorNode: slicer.vtkMRMLSegmentEditorNode | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> RunReport:
+        """Runs and waits.
+
+        Raises:
+            SegmentationError: the run failed; nothing was changed.
+            Cancelled: it was cancelled; nothing was changed.
+        """
+        from dbsam.progress import Cancelled
+
+        job = self.start(
+            volumeNode,
+            segmentationNode,
+            request,
+            mode=mode,
+            editorNode=editorNode,
+            cancel=cancel,
+            onProgress=progress,
+        )
+        self.thread.waitFor(job)
+        if job.cancelled:
+            raise Cancelled("The segmentation was cancelled; nothing was changed.")
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def startRedo(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        roiNode: slicer.vtkMRMLMarkupsROINode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        segmentId: str,
+        index: int,
+        keyBoxes: KeyBoxes,
+        **options: Any,
+    ) -> Job:
+        """Computes the slices from `index` outwards again, with corrected boxes, and keeps the others.
+
+        Args:
+            volumeNode: the volume that was segmented.
+            roiNode: the ROI of the former run.
+            segmentationNode: where its result was written.
+            segmentId: the segment with the result.
+            index: the slice to begin with.
+            keyBoxes: slice index -> corrected box; see `withKeyBoxes`.
+            options: what `request` and `start` take by name.
+
+        Raises:
+            ValueError: there is no former result of this segment to redo.
+        """
+        former = self._lastResults.get((segmentationNode.GetID(), segmentId))
+        if former is None:
+            raise ValueError("This segment has no result yet that slices could be redone of: run the whole ROI first.")
+        names = ("model", "device", "axis", "strategy", "intensity")
+        settings = {name: options.pop(name) for name in names if name in options}
+        settings["axis"] = former.axis
+        request = self.request(volumeNode, [roiNode], [segmentId], **settings)
+        geometry = request.snapshot.geometry
+        box = roiBox(roiNode, volumeNode)
+        slices = slicesFrom(index, box, geometry, former.axis)
+        prompt = withKeyBoxes(box, geometry, former.axis, keyBoxes, slices)
+        request = RunRequest(
+            request.snapshot,
+            (RunPrompt(roiNode.GetName(), prompt, segmentId),),
+            request.model,
+            request.device,
+            former.axis,
+            request.strategy,
+            request.intensity,
+        )
+        return self.start(volumeNode, segmentationNode, request, redoOnly=slices, **options)
+
+    def preview(
+        self,
+        request: RunRequest,
+        index: int,
+        onFinished: Callable[[Job], None],
+        cancel: CancelToken | None = None,
+    ) -> Job | None:
+        """Computes one slice of the first prompt; writes nothing.
+
+        Returns:
+            The job, whose result is a list with one VolumeSegmentation; None if the box doesn't cut this slice.
+        """
+        from dbsam.geometry import slice_boxes_xyxy
+        from dbsam.volume import SliceBoxes
+
+        prompt = request.prompts[0].prompt
+        axis = request.snapshot.geometry.axis_index(request.axis)
+        if isinstance(prompt, SliceBoxes):
+            keys = prompt.key_boxes if index in prompt.key_boxes else {}
+            slicePrompt = SliceBoxes(axis, {index: keys[index]}, prompt.clip) if keys else None
+        else:
+            boxes = slice_boxes_xyxy(prompt, request.snapshot.geometry, axis)
+            slicePrompt = SliceBoxes(axis, {index: boxes[index]}, prompt) if index in boxes else None
+        if slicePrompt is None:
+            return None
+        single = RunRequest(
+            request.snapshot,
+            (RunPrompt(request.prompts[0].name, slicePrompt),),
+            request.model,
+            request.device,
+            axis,
+            "box",
+            request.intensity,
+        )
+        job = Job(
+            lambda job: compute(single, self.predictors, self.cache, job),
+            cancel if cancel is not None else newCancelToken(),
+            Priority.PREVIEW,
+            onFinished,
+        )
+        return self.thread.submit(job)
+
+    def estimateSeconds(self, request: RunRequest) -> float | None:
+        """Expected time of a run from the slices computed so far with this model and device; None if none were."""
+        from dbsam.geometry import slice_boxes_xyxy
+        from dbsam.volume import SliceBoxes
+
+        perSlice = self._secondsPerSlice.get((request.model, request.device))
+        if perSlice is None:
+            return None
+        axis = request.snapshot.geometry.axis_index(request.axis)
+        count = 0
+        for prompt in request.prompts:
+            if isinstance(prompt.prompt, SliceBoxes):
+                count += max(prompt.prompt.key_boxes) - min(prompt.prompt.key_boxes) + 1
+            else:
+                count += len(slice_boxes_xyxy(prompt.prompt, request.snapshot.geometry, axis))
+        return perSlice * count
+
+    def lastResult(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> Any:
+        """The VolumeSegmentation that was last written to a segment; None without one."""
+        return self._lastResults.get((segmentationNode.GetID(), segmentId))
+
+    @property
+    def cache(self) -> Any:
+        """The embedding cache; created at first use, as it is the library's."""
+        if self._cache is None:
+            from dbsam.cache import EmbeddingCache
+
+            self._cache = EmbeddingCache(max_bytes=self._cacheBytes)
+        return self._cache
+
+    def _write(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        request: RunRequest,
+        results: list[Any],
+        mode: str,
+        editorNode: slicer.vtkMRMLSegmentEditorNode | None,
+        redoOnly: range | None,
+    ) -> RunReport:
+        for node, what in ((volumeNode, "volume"), (segmentationNode, "segmentation")):
+            if not self.scene.IsNodePresent(node):
+                raise SegmentationError(
+                    f"The {what} {nodeName(node)} was removed from the scene while it was being segmented; the result"
+                    " was dropped."
+                )
+        if volumeIdentity(volumeNode) != request.snapshot.identity:
+            raise SegmentationError(
+                f"The volume {nodeName(volumeNode)} was changed while it was being segmented; the result was dropped."
+                " Run again."
+            )
+        if editorNode is not None and not self.scene.IsNodePresent(editorNode):
+            editorNode = None
+        for result in results:
+            self._secondsPerSlice[request.model, request.device] = result.seconds / max(1, len(result.slices))
+        if redoOnly is not None:
+            former = self._lastResults[segmentationNode.GetID(), request.prompts[0].segmentId]
+            results = [mergedResult(former, results[0], redoOnly)]
+        masks = [
+            SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb)
+            for prompt, result in zip(request.prompts, results, strict=True)
+        ]
+        written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
+        report = RunReport(
+            [],
+            request.model,
+            request.strategy,
+            sum(result.seconds for result in results),
+            sum(result.cache_hits for result in results),
+        )
+        for segment, result in zip(written, results, strict=True):
+            name = segmentationNode.GetSegmentation().GetSegment(segment.segmentId).GetName()
+            self._lastResults[segmentationNode.GetID(), segment.segmentId] = result
+            report.segments.append(
+                SegmentReport(
+                    segment.segmentId,
+                    name,
+                    result.axis,
+                    list(result.slices),
+                    result.intensity,
+                    int((result.mask_KJI != 0).sum()),
+                    warningsOf(result.slices, segment.clipped),
+                )
+            )
+        for warning in report.warnings:
+            logger.warning(warning)
+        return report
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What the user is told; memory is freed where it was full, so that the next run needs no restart."""
+        if isOutOfMemory(error):
+            self.cache.clear()
+            freeGpuMemory()
+            return SegmentationError(
+                "The memory was full, so the run was stopped and nothing was changed. Cached embeddings were freed: run"
+                f" again, or choose the device cpu or the model compact. ({type(error).__name__}: {error})"
+            )
+        if isinstance(error, (SegmentationError, GeometryError)):
+            return error
+        if isinstance(error, (ValueError, OSError, RuntimeError)):
+            return SegmentationError(str(error)).with_traceback(error.__traceback__)
+        return error
+
+    def _onSceneStartClose(self, *_: Any) -> None:
+        self.thread.cancelAll()
+        self.writer.forget()
+        self._lastResults.clear()
+        if self._cache is not None:
+            self._cache.clear()
+
+    def _onNodeRemoved(self, node: slicer.vtkMRMLNode) -> None:
+        for job, nodes in list(self._jobNodes.items()):
+            if node in nodes:
+                job.cancel.cancel()
+        if node.IsA("vtkMRMLSegmentationNode"):
+            self.writer.forget(node.GetID())
+            for key in [key for key in self._lastResults if key[0] == node.GetID()]:
+                del self._lastResults[key]
+
+
+def newCancelToken() -> CancelToken:
+    """A token of the library, which is imported at first use."""
+    from dbsam.progress import CancelToken
+
+    return CancelToken()
+
+
+def _observeNodes(scene: slicer.vtkMRMLScene, event: int, callback: Callable[[slicer.vtkMRMLNode], None]) -> int:
+    import vtk
+
+    def observer(caller: slicer.vtkMRMLScene, eventId: str, node: slicer.vtkMRMLNode) -> None:
+        callback(node)
+
+    observer.CallDataType = vtk.VTK_OBJECT
+    return scene.AddObserver(event, observer)
