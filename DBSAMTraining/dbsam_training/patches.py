@@ -70,7 +70,7 @@ def cut_dataset(dataset: RawDataset, split: str, options: PatchOptions) -> Itera
         window = resolve_intensity("auto", case.voxels_KJI)
         for structure in dataset.structures(case):
             for candidate in by_structure.get(structure.name, []):
-                yield _cut(dataset, case, structure, candidate, window, split, options)
+                yield cut_slice_object(dataset, case, structure, candidate.axis, candidate.index, window, split, options)
 
 
 def _axes(case: Case) -> tuple[int, ...]:
@@ -123,16 +123,17 @@ def slice_image(case: Case, axis: int, index: int, window: Any) -> NDArray[np.ui
     return np.stack([window.apply(np.take(case.voxels_KJI, i, axis=2 - axis)) for i in near], axis=-1)
 
 
-def _cut(
+def cut_slice_object(
     dataset: RawDataset,
     case: Case,
     structure: Structure,
-    candidate: _Candidate,
+    axis: int,
+    index: int,
     window: Any,
     split: str,
     options: PatchOptions,
 ) -> Patch:
-    axis, index = candidate.axis, candidate.index
+    """Cuts the patch of one object on one slice, which the object may not reach."""
     image = slice_image(case, axis, index, window)
     mask = np.take(structure.mask_KJI, index, axis=2 - axis)
     x_axis, y_axis = slice_axes(axis)
