@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+
 from dbsam.checkpoint import (
     keys_above_base,
     load_base,
@@ -23,9 +27,6 @@ from dbsam.checkpoint_info import BaseReference, CheckpointError, CheckpointInfo
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import SYSTEMS, DBSAMConfig, named_config
 from dbsam.modeling.dbsam import DBSAM
-from safetensors import safe_open
-from safetensors.torch import save_file
-from segment_anything import sam_model_registry
 
 TINY = replace(
     named_config("dbsam"),

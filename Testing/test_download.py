@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from dbsam import download
 from dbsam.download import Digest, DownloadError, Patience, RemoteFile, download_file
 from dbsam.filelock import exclusive_lock

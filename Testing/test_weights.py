@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from segment_anything import sam_model_registry
+from torch import nn
+
 from dbsam import digests, weights, weights_registry
 from dbsam.checkpoint import load_base, save_checkpoint
 from dbsam.checkpoint_info import BaseReference, CheckpointError, CheckpointInfo
@@ -19,8 +22,6 @@ from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import SYSTEMS, named_config
 from dbsam.weights import WeightsNotFoundError, clear_weights, find_weights, list_weights, load_model
 from dbsam.weights_registry import REGISTRY
-from segment_anything import sam_model_registry
-from torch import nn
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +203,13 @@ def test_weights_that_nobody_published_say_so(cache: Path) -> None:
     for call in (lambda: load_model("dbsam", device="cpu"), lambda: weights.download("dbsam")):
         with pytest.raises(WeightsNotFoundError, match="Nobody has published weights for 'dbsam'"):
             call()
+
+
+def test_weights_of_another_system_under_a_systems_name_are_refused(cache: Path, shipped: Path) -> None:
+    cache.mkdir()
+    (cache / "dbsam.safetensors").write_bytes(shipped.read_bytes())
+    with pytest.raises(CheckpointError, match=r"dbsam\.safetensors holds the system 'compact', not 'dbsam'"):
+        load_model("dbsam", device="cpu")
 
 
 def test_a_name_that_is_none_lists_the_names_and_a_path_that_is_none_is_named() -> None:

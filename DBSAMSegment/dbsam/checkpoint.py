@@ -191,7 +191,7 @@ def load_base(
     """
     tensors = read_base(path, model.config, expected_sha256, progress, cancel)
     model.load_state_dict(tensors, strict=False)
-    return remembered_digest(Path(path), "sha256")
+    return remembered_digest(Path(path), "sha256", progress, cancel)
 
 
 def read_base(

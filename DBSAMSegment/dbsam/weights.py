@@ -171,10 +171,15 @@ def load_model(
         info = _info_of_pickle(path, progress, cancel)
         model = load_sam(path, info.config)
     else:
-        reference = read_info(path).base
+        header = read_info(path)
+        if name_or_path in REGISTRY and header.config.system != name_or_path:
+            raise CheckpointError(
+                f"{path} holds the system {header.config.system!r}, not {name_or_path!r}: move it elsewhere, and give its "
+                "path to use it."
+            )
         base_path = None
-        if reference is not None:
-            base_path = _obtain(base or _base_name(path, reference), download, progress, cancel)
+        if header.base is not None:
+            base_path = _obtain(base or _base_name(path, header.base), download, progress, cancel)
         model, info = load_checkpoint(path, base_path, progress=progress, cancel=cancel)
     if device == "auto":
         chosen, note = move_model(model, chosen, note)
