@@ -174,8 +174,8 @@ def load_model(
         header = read_info(path)
         if name_or_path in REGISTRY and header.config.system != name_or_path:
             raise CheckpointError(
-                f"{path} holds the system {header.config.system!r}, not {name_or_path!r}: move it elsewhere, and give its "
-                "path to use it."
+                f"{path} holds the system {header.config.system!r}, not {name_or_path!r}: move it elsewhere, and "
+                "give its path to use it."
             )
         base_path = None
         if header.base is not None:
@@ -252,8 +252,8 @@ def _not_found(entry: WeightsEntry) -> WeightsNotFoundError:
             f"it as {place}. The model 'compact' needs neither."
         )
     return WeightsNotFoundError(
-        f"{place} is missing: allow the download ({entry.remote.size_bytes / 1e6:.0f} MB), or fetch {entry.remote.url} "
-        "by other means and save it there."
+        f"{place} is missing: allow the download ({entry.remote.size_bytes / 1e6:.0f} MB; on the command line, "
+        f"`dbsam weights download {entry.name}`), or fetch {entry.remote.url} by other means and save it there."
     )
 
 
