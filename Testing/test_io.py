@@ -108,7 +108,7 @@ def test_a_dicom_folder_is_read_in_order_of_position(tmp_path):
 def test_a_folder_with_two_series_asks_which_one(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0], "Arterial")
     write_dicom(tmp_path / "ct", "1.2.3.5", [0.0, 4.0, 8.0], "Venous")
-    with pytest.raises(io.ImageFileError, match=r"several series(.|\n)*1\.2\.3\.5 +3 files +CT Venous\n(.|\n)*Arterial"):
+    with pytest.raises(io.ImageFileError, match=r"several series(.|\n)*3\.5 +3 files +CT Venous\n(.|\n)*Arterial"):
         io.read_volume(tmp_path / "ct")
     assert io.read_volume(tmp_path / "ct", series_uid="1.2.3.5").geometry.dimensions_ijk == (6, 5, 3)
     with pytest.raises(io.ImageFileError, match=r"no series 9"):

@@ -9,17 +9,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from dbsam.geometry import ImageGeometry
+from dbsam.image import Volume
 from dbsam.segmentation import LPS_FROM_RAS, atomic_path
-
-if TYPE_CHECKING:
-    from dbsam.volume import Volume
 
 LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")
 """Labelmap files that are written: one file each, without loss, with the volume's geometry (2D formats: none)."""
@@ -51,8 +48,8 @@ def read_volume(path: str | os.PathLike[str], series_uid: str | None = None) -> 
     """Read a volume or a 2D image.
 
     Args:
-        path: NRRD, NIfTI, MetaImage, PNG, JPEG, TIFF, a DICOM file or a DICOM folder. A 2D image becomes a volume of one
-            K-slice. Colour images keep red, green, blue; an alpha channel is dropped.
+        path: NRRD, NIfTI, MetaImage, PNG, JPEG, TIFF, a DICOM file or a DICOM folder. A 2D image becomes a volume of
+            one K-slice. Colour images keep red, green, blue; an alpha channel is dropped.
         series_uid: SeriesInstanceUID, or the start of it, where a DICOM folder holds several series.
 
     Returns:
@@ -62,8 +59,6 @@ def read_volume(path: str | os.PathLike[str], series_uid: str | None = None) -> 
         FileNotFoundError: Nothing is there.
         ImageFileError: Not an image, several series to choose from, missing slices, more than three dimensions.
     """
-    from dbsam.volume import Volume  # here, so that writers need no engine
-
     location = Path(path)
     if not location.exists():
         raise FileNotFoundError(f"{path}: no such file or folder.")

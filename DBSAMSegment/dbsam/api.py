@@ -1,0 +1,111 @@
+"""The library in two calls: load a predictor once, segment as often as needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dbsam.geometry import OrientedBox
+from dbsam.markups import MarkupsRoi, read_roi
+
+if TYPE_CHECKING:
+    from dbsam.cache import EmbeddingCache
+    from dbsam.download import ProgressCallback
+    from dbsam.intensity import IntensityRule
+    from dbsam.predictor import SlicePredictor
+    from dbsam.progress import CancelToken
+    from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
+
+
+def load_predictor(
+    model: str | os.PathLike[str] = "compact",
+    device: str = "auto",
+    *,
+    base: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> SlicePredictor:
+    """Load a network for `segment`.
+
+    Args:
+        model: "compact", "dbsam", "sam", "medsam", another name of `dbsam weights list`, or a weights file.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        base: Weights that a checkpoint of trained parts alone stands on, by name or path; by default what it names.
+        download: Whether missing weights are fetched from their official address.
+        progress: Called while weights are downloaded or verified.
+        cancel: Ends that.
+
+    Raises:
+        CheckpointError: The weights are unknown, missing, damaged or of another architecture.
+        DownloadError: The download failed.
+        ValueError: This computer has no such device.
+    """
+    from dbsam.predictor import ModelPredictor
+    from dbsam.weights import load_model
+
+    name = model if isinstance(model, str) else Path(model)
+    base_name = base if base is None or isinstance(base, str) else Path(base)
+    loaded = load_model(name, device, base_name, download, progress, cancel)
+    return ModelPredictor(loaded.model, loaded.signature)
+
+
+def segment(
+    volume: Volume | str | os.PathLike[str],
+    roi: OrientedBox | MarkupsRoi | SliceBoxes | str | os.PathLike[str],
+    model: SlicePredictor | str | os.PathLike[str] = "compact",
+    *,
+    device: str = "auto",
+    axis: str | int = "auto",
+    strategy: str = "track",
+    intensity: str | IntensityRule | Sequence[float] = "auto",
+    cache: EmbeddingCache | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> VolumeSegmentation:
+    """Segment the structure in a box.
+
+    Args:
+        volume: A volume, or a file or DICOM folder to read it from.
+        roi: An oriented box in RAS, an ROI, a Slicer ROI file (`.mrk.json`) that holds one, or rectangles on slices.
+        model: What `load_predictor` returned, or a name or weights file for it.
+        device: Where a model given by name or file computes.
+        axis: "auto" (largest spacing, else axial), "I", "J", "K", "axial", "coronal", "sagittal", or 0, 1, 2.
+        strategy: "track" follows the structure from the middle slice outwards; "box" uses the box on every slice.
+        intensity: "auto", a rule's name such as "ct-lung" or "percentile", or (level, width).
+        cache: Image embeddings to reuse and add to; pass the same one with every ROI on a volume.
+        progress: Called with each step.
+        cancel: Ends the work from another thread.
+
+    Returns:
+        The mask in the volume's own grid, with a report on each slice.
+
+    Raises:
+        ValueError: The file holds no or several ROIs, the box lies outside the volume, or a name is unknown.
+        CheckpointError: The model's weights cannot be used.
+        Cancelled: `cancel` was cancelled.
+    """
+    from dbsam.volume import VolumeSegmenter
+
+    if isinstance(volume, (str, os.PathLike)):
+        from dbsam.io import read_volume
+
+        volume = read_volume(volume)
+    prompt = _single_box(roi) if isinstance(roi, (str, os.PathLike)) else roi
+    if isinstance(prompt, MarkupsRoi):
+        prompt = prompt.box
+    if isinstance(model, (str, os.PathLike)):
+        model = load_predictor(model, device, progress=progress, cancel=cancel)
+    return VolumeSegmenter(model, cache).segment(
+        volume, prompt, axis=axis, strategy=strategy, intensity=intensity, progress=progress, cancel=cancel
+    )
+
+
+def _single_box(path: str | os.PathLike[str]) -> OrientedBox:
+    rois = read_roi(Path(path))
+    if len(rois) > 1:
+        names = ", ".join(roi.name for roi in rois)
+        raise ValueError(f"{path} holds several ROIs ({names}): choose one of read_roi's list.")
+    return rois[0].box

@@ -1,0 +1,245 @@
+"""One case from files to files: a volume and its ROIs in, a segmentation or labelmap, an overlay and a report out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.markups import MarkupsRoi, read_roi
+from dbsam.segmentation import Segment, combine_segments, write_segmentation
+
+if TYPE_CHECKING:
+    from dbsam.download import ProgressCallback
+    from dbsam.predictor import SlicePredictor
+    from dbsam.progress import CancelToken
+    from dbsam.volume import Volume, VolumeSegmentation
+
+logger = logging.getLogger(__name__)
+
+LOW_CONFIDENCE = 0.5
+"""A slice whose predicted IoU is lower is named in the log, to be looked at."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to segment, how, and where to write it.
+
+    Attributes:
+        volume: Image file or DICOM folder.
+        output: `.seg.nrrd` for a Slicer segmentation, or a labelmap in which the n-th segment has the value n.
+        roi_files: Slicer ROI files; every ROI becomes a segment.
+        boxes_ijk: Boxes of voxels i0, j0, k0, i1, j1, k1, both ends included; a segment each, after the ROIs.
+        boxes_xyxy: Rectangles x0, y0, x1, y1 on a 2D image, both ends included; a segment each, after the boxes.
+        axis: Slicing axis, see `ImageGeometry.axis_index`.
+        strategy: "track" or "box".
+        intensity: Name of an intensity rule, or (level, width).
+        overlay: Picture to write, if any.
+        series_uid: Which series of a DICOM folder.
+    """
+
+    volume: Path
+    output: Path
+    roi_files: tuple[Path, ...] = ()
+    boxes_ijk: tuple[tuple[int, ...], ...] = ()
+    boxes_xyxy: tuple[tuple[int, ...], ...] = ()
+    axis: str = "auto"
+    strategy: str = "track"
+    intensity: str | tuple[float, float] = "auto"
+    overlay: Path | None = None
+    series_uid: str | None = None
+
+    def check_names(self) -> None:
+        """Refuse outputs that could not be written after the work was done.
+
+        Raises:
+            ValueError: There is no prompt, or a file name has an ending that nothing is written to.
+        """
+        from dbsam.io import labelmap_ending
+
+        if not (self.roi_files or self.boxes_ijk or self.boxes_xyxy):
+            raise ValueError("Nothing says where the structure is: give an ROI file or a box.")
+        if not _is_segmentation(self.output):
+            labelmap_ending(self.output)
+        if self.overlay is not None and self.overlay.suffix.lower() != ".png":
+            raise ValueError(f"{self.overlay}: the overlay is a .png picture.")
+
+
+def run_case(
+    case: Case,
+    get_predictor: Callable[[], SlicePredictor],
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[str, Any]:
+    """Segment one case and write its files.
+
+    Args:
+        case: What to do.
+        get_predictor: Returns the model; called once the inputs have been read, so that a wrong path is told first.
+        progress: Called with each step.
+        cancel: Ends the work; nothing is written then.
+
+    Returns:
+        A report of JSON-ready values: files, seconds, and for each segment its size, intensity window and slices.
+
+    Raises:
+        ValueError: An input or setting is wrong; the message says which and what to do.
+        FileNotFoundError: An input is missing.
+        Cancelled: `cancel` was cancelled.
+    """
+    from dbsam.io import read_volume, write_labelmap, write_png
+    from dbsam.overlay import render_overlay
+    from dbsam.volume import VolumeSegmenter
+
+    started = time.monotonic()
+    case.check_names()
+    rois = _read_files(case)
+    volume = read_volume(case.volume, case.series_uid)
+    rois += _boxes(case, volume)
+    axis = volume.geometry.axis_index(case.axis)
+    for roi in rois:
+        _check_inside(roi, volume, axis)
+    segmenter = VolumeSegmenter(get_predictor())
+    results, segments = [], []
+    for number, roi in enumerate(rois):
+        result = segmenter.segment(
+            volume,
+            roi.box,
+            axis=axis,
+            strategy=case.strategy,
+            intensity=case.intensity,
+            progress=_naming(progress, roi.name) if len(rois) > 1 else progress,
+            cancel=cancel,
+        )
+        start_ijk = (result.extent_ijk[0][0], result.extent_ijk[1][0], result.extent_ijk[2][0])
+        segment = Segment(roi.name, result.mask_KJI, start_ijk, roi.color_rgb)
+        segments.append(replace(segment, color_rgb=segment.color(number)))
+        results.append(result)
+        _warn(roi.name, result)
+    if _is_segmentation(case.output):
+        write_segmentation(case.output, segments, volume.geometry)
+    else:
+        _warn_of_overlap(segments, volume)
+        write_labelmap(case.output, combine_segments(segments, volume.geometry), volume.geometry)
+    if case.overlay is not None:
+        boxes = [roi.box for roi in rois]
+        write_png(case.overlay, render_overlay(volume, segments, boxes, results[0].intensity.apply))
+    return {
+        "volume": str(case.volume),
+        "output": str(case.output),
+        "overlay": str(case.overlay) if case.overlay else None,
+        "seconds": round(time.monotonic() - started, 3),
+        "segments": [
+            _segment_report(label, segment, result)
+            for label, (segment, result) in enumerate(zip(segments, results, strict=True), start=1)
+        ],
+    }
+
+
+def _is_segmentation(path: Path) -> bool:
+    return path.name.lower().endswith(".seg.nrrd")
+
+
+def _read_files(case: Case) -> list[MarkupsRoi]:
+    rois = []
+    for file in case.roi_files:
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: no such ROI file.")
+        rois += read_roi(file)
+    if inside_out := next((roi.name for roi in rois if roi.inside_out), None):
+        raise ValueError(f"ROI {inside_out!r} is set to inside out; its inside is segmented: switch that off.")
+    return rois
+
+
+def _boxes(case: Case, volume: Volume) -> list[MarkupsRoi]:
+    """The boxes of voxels as ROIs, named like Slicer's segments."""
+    sizes = volume.geometry.dimensions_ijk
+    corners = [(box[:3], box[3:]) for box in case.boxes_ijk]
+    if case.boxes_xyxy and 1 not in sizes:
+        raise ValueError(
+            f"{case.volume} is no 2D image but a volume of {sizes} voxels: give a box of voxels (--box-ijk I0 J0 K0 I1 "
+            "J1 K1) or an ROI file."
+        )
+    for x0, y0, x1, y1 in case.boxes_xyxy:
+        low, high = [0, 0, 0], [0, 0, 0]
+        for axis, start, end in zip(slice_axes(volume.geometry.default_axis()), (x0, y0), (x1, y1), strict=True):
+            low[axis], high[axis] = start, end
+        corners.append((tuple(low), tuple(high)))
+    return [
+        MarkupsRoi(f"Segment_{number}", OrientedBox.from_ijk(low, high, volume.geometry))
+        for number, (low, high) in enumerate(corners, start=1)
+    ]
+
+
+def _check_inside(roi: MarkupsRoi, volume: Volume, axis: int) -> None:
+    if slice_boxes_xyxy(roi.box, volume.geometry, axis):
+        return
+    raise ValueError(
+        f"The box of {roi.name!r} (centre {np.round(roi.box.center_ras, 1).tolist()} mm RAS) lies outside the volume "
+        f"of {volume.geometry.dimensions_ijk} voxels. Was it drawn on another image, or saved under a transform?"
+    )
+
+
+def _naming(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
+    if progress is None:
+        return None
+    return lambda step: progress(replace(step, stage=f"{name}: {step.stage}"))
+
+
+def _warn(name: str, result: VolumeSegmentation) -> None:
+    if not result.mask_KJI.any():
+        logger.warning("%s: nothing was found in the box.", name)
+        return
+    found = [report for report in result.slices if report.area_pixels]
+    doubtful = [report.index for report in found if report.predicted_iou < LOW_CONFIDENCE]
+    if doubtful:
+        logger.warning("%s: low confidence on slices %s; look at them.", name, ", ".join(map(str, doubtful)))
+    window = result.intensity
+    logger.info("%s: intensity %g to %g, %s.", name, window.low, window.high, window.reason)
+
+
+def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
+    depth = np.zeros(volume.geometry.shape_KJI, np.uint16)
+    for segment in segments:
+        depth[segment.slices_KJI(volume.geometry)] += segment.mask_KJI != 0
+    overlap = int((depth > 1).sum())
+    if overlap:
+        logger.warning(
+            "%d voxels belong to several segments; in a labelmap the later one wins. A .seg.nrrd keeps both.", overlap
+        )
+
+
+def _segment_report(label: int, segment: Segment, result: VolumeSegmentation) -> dict[str, Any]:
+    voxels = int(np.count_nonzero(segment.mask_KJI))
+    voxel_mm3 = float(abs(np.linalg.det(result.geometry.ijk_to_ras[:3, :3])))
+    return {
+        "name": segment.name,
+        "label": label,
+        "voxels": voxels,
+        "volume_ml": round(voxels * voxel_mm3 / 1000, 3),
+        "axis": "IJK"[result.axis],
+        "strategy": result.strategy,
+        "intensity": {
+            "name": result.intensity.name,
+            "low": result.intensity.low,
+            "high": result.intensity.high,
+            "reason": result.intensity.reason,
+        },
+        "seconds": round(result.seconds, 3),
+        "slices": [
+            {
+                "index": report.index,
+                "box_xyxy": [round(float(edge), 2) for edge in report.box_xyxy],
+                "predicted_iou": round(float(report.predicted_iou), 4),
+                "touches_edge": bool(report.touches_edge),
+                "area_pixels": int(report.area_pixels),
+            }
+            for report in result.slices
+        ],
+    }
