@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dbsam.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
 
 

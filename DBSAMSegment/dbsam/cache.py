@@ -60,16 +60,18 @@ class EmbeddingCache:
             serves: Whether an embedding of the given region would do instead. The region of the newest is asked first.
         """
         with self._lock:
-            found = key if key in self._embeddings else None
-            if found is None:
-                others = reversed(self._keys_of_slice.get(replace(key, region=None), []))
-                found = next((other for other in others if other.region is not None and serves(other.region)), None)
+            found = self._lookup(key, serves)
             if found is None:
                 self._misses += 1
                 return None
             self._hits += 1
             self._embeddings.move_to_end(found)
             return self._embeddings[found]
+
+    def holds(self, key: EmbeddingKey, serves: Callable[[Region], bool]) -> bool:
+        """Returns whether `find` would find an embedding, without counting as a use of it."""
+        with self._lock:
+            return self._lookup(key, serves) is not None
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Keeps an embedding, unless it alone is larger than the limit."""
@@ -94,10 +96,6 @@ class EmbeddingCache:
         with self._lock:
             return len(self._embeddings)
 
-    def __contains__(self, key: EmbeddingKey) -> bool:
-        with self._lock:
-            return key in self._embeddings
-
     @property
     def nbytes(self) -> int:
         """Memory of the embeddings that are kept, in bytes."""
@@ -112,6 +110,12 @@ class EmbeddingCache:
     def misses(self) -> int:
         """How often `find` found none."""
         return self._misses
+
+    def _lookup(self, key: EmbeddingKey, serves: Callable[[Region], bool]) -> EmbeddingKey | None:
+        if key in self._embeddings:
+            return key
+        others = reversed(self._keys_of_slice.get(replace(key, region=None), []))
+        return next((other for other in others if other.region is not None and serves(other.region)), None)
 
     def _remove(self, key: EmbeddingKey) -> None:
         embedding = self._embeddings.pop(key, None)

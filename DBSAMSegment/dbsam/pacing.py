@@ -1,0 +1,78 @@
+"""Measured speed, from which batch sizes and the time that is left follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbsam.progress import Progress
+
+if TYPE_CHECKING:
+    from dbsam.download import ProgressCallback
+
+# How long a cancellation may go unnoticed.
+_SECONDS_PER_BATCH = 0.5
+
+
+class Pace:
+    """Seconds that a slice takes, averaged over the latest ones."""
+
+    def __init__(self) -> None:
+        self._per_encoded: float | None = None
+        self._per_decoded: float | None = None
+
+    def encoded(self, count: int, seconds: float) -> None:
+        """Notes that `count` slices were encoded in `seconds`."""
+        self._per_encoded = _averaged(self._per_encoded, seconds / count)
+
+    def decoded(self, seconds: float) -> None:
+        """Notes that the mask of one slice was decoded in `seconds`."""
+        self._per_decoded = _averaged(self._per_decoded, seconds)
+
+    def batch_size(self, largest: int) -> int:
+        """Returns how many slices to encode at once: one on slow computers, so that cancelling is prompt."""
+        if self._per_encoded is None:
+            return 1
+        return max(1, min(largest, int(_SECONDS_PER_BATCH / max(self._per_encoded, 1e-6))))
+
+    def seconds_for(self, encoded: int, decoded: int) -> float | None:
+        """Returns how long slices will take; None if no such slice was timed yet."""
+        seconds = 0.0
+        for count, each in ((encoded, self._per_encoded), (decoded, self._per_decoded)):
+            if count > 0:
+                if each is None:
+                    return None
+                seconds += count * each
+        return seconds
+
+
+class ProgressReporter:
+    """Counts slices and tells a callback.
+
+    Args:
+        callback: Gets each step; may be None.
+        pace: Measured speed.
+        total: Number of slices.
+        stage: What is done with them.
+    """
+
+    def __init__(self, callback: ProgressCallback | None, pace: Pace, total: int, stage: str) -> None:
+        self._callback, self._pace, self._total, self._stage = callback, pace, total, stage
+        self._done = 0
+
+    def advance(self, count: int, to_encode: int, to_decode: int | None = None) -> None:
+        """Tells that `count` more slices are done.
+
+        Args:
+            count: Slices done since the last call.
+            to_encode: How many of the remaining ones are still to be encoded.
+            to_decode: How many are still to be decoded; all remaining ones if None.
+        """
+        self._done += count
+        if self._callback is not None:
+            remaining = self._total - self._done
+            seconds_left = self._pace.seconds_for(to_encode, remaining if to_decode is None else to_decode)
+            self._callback(Progress(self._done, self._total, self._stage, seconds_left))
+
+
+def _averaged(old: float | None, new: float) -> float:
+    return new if old is None else (old + new) / 2

@@ -1,0 +1,91 @@
+"""A stand-in for a network that segments, by a threshold inside the box, what anyone can derive by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.predictor import DecodedMasks
+from dbsam.preprocessing import Region, box_region, resample_slice, slice_region
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The "embedding": the region's pixels."""
+
+    image: NDArray[np.float32]
+    region: Region
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes
+
+
+@dataclass
+class ThresholdPredictor:
+    """Implements `dbsam.predictor.SlicePredictor`.
+
+    Attributes:
+        sees: "box" encodes a square region round the box, like the compact model; "slice" the whole slice, like SAM.
+        size: Side of the square input in pixels.
+        threshold: Grey level from which the middle channel is inside.
+        channels: What grey slices are made of.
+        predicted_iou: What the "decoder" says of a mask.
+        encoded: The batches so far: middle grey levels of the images, and regions.
+        before_encode: Called at each batch.
+    """
+
+    sees: Literal["box", "slice"] = "box"
+    size: int = 128
+    threshold: float = 128.0
+    channels: Literal["repeat", "neighbours"] = "repeat"
+    predicted_iou: Callable[[NDArray[np.bool_]], float] = lambda mask: 0.9
+    encoded: list[list[tuple[NDArray[np.uint8], Region]]] = field(default_factory=list)
+    decoded: list[NDArray[np.float64]] = field(default_factory=list)
+    before_encode: Callable[[], None] = lambda: None
+
+    @property
+    def signature(self) -> str:
+        return f"threshold-{self.threshold}-{self.size}"
+
+    @property
+    def encoded_slices(self) -> int:
+        return sum(len(batch) for batch in self.encoded)
+
+    def region_for(
+        self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
+    ) -> Region:
+        if self.sees == "slice":
+            return slice_region(slice_hw, spacing_xy, square=True)
+        return box_region(box_xyxy, spacing_xy, context=1.5)
+
+    def reusable(self, region: Region, box_xyxy: NDArray[np.floating]) -> bool:
+        if self.sees == "slice":
+            return True
+        x0, y0, x1, y1 = box_xyxy
+        return region.contains(box_xyxy) and max((x1 - x0) / region.width, (y1 - y0) / region.height) >= 0.3
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> list[Crop]:
+        self.before_encode()
+        self.encoded.append(list(zip(images, regions, strict=True)))
+        return [
+            Crop(resample_slice(image, region, self.size)[0], region)
+            for image, region in zip(images, regions, strict=True)
+        ]
+
+    def decode(self, embedding: Crop, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        boxes = embedding.region.boxes_to_input(boxes_xyxy, self.size)
+        y, x = np.mgrid[: self.size, : self.size]
+        logits, ious = [], []
+        for x0, y0, x1, y1 in boxes:
+            # As networks do, it may reach a little beyond the box.
+            in_box = (x >= x0 - 1) & (x <= x1 + 1) & (y >= y0 - 1) & (y <= y1 + 1)
+            logit = np.where(in_box, embedding.image[..., 1] - self.threshold, -255.0).astype(np.float32)
+            logits.append(logit)
+            ious.append(self.predicted_iou(logit > 0))
+        self.decoded += list(np.asarray(boxes_xyxy, dtype=np.float64))
+        return DecodedMasks(np.stack(logits), np.array(ious, np.float32))
