@@ -17,7 +17,10 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An array (K,J,I[,3]) with its (4,4) affine from IJK to RAS in mm; `spacing_known` is False for pictures, whose pixels are 1 mm."""
+    """An array (K,J,I[,3]) with its (4,4) affine from IJK to RAS in mm.
+
+    `spacing_known` is False for pictures, whose pixels count as 1 mm.
+    """
 
     array_KJI: NDArray[Any]
     ijk_to_ras: NDArray[np.float64]

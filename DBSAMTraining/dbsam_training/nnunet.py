@@ -1,9 +1,10 @@
 """Data sets in the raw layout of nnU-Net v2, read with their geometry.
 
-A folder `DatasetNNN_Name` holds `imagesTr/CASE_0000.EXT`, `labelsTr/CASE.EXT`, `dataset.json` and, optionally, `splits_final.json`. Beside
-nnU-Net's keys, dataset.json may say `modality`, `dimension`, `licence`, `reference`, `mask_origin`, `spacing` ("none" when a pixel has no
-physical size), `instances` (ids number objects), `nested` (structures that are unions of ids) and `ill_posed_for_one_box`; all of these have
-defaults, so that a folder made for nnU-Net alone can be read.
+A folder `DatasetNNN_Name` holds `imagesTr/CASE_0000.EXT`, `labelsTr/CASE.EXT`, `dataset.json` and, optionally,
+`splits_final.json`. Beside nnU-Net's keys, dataset.json may say `modality`, `dimension`, `licence`, `reference`,
+`mask_origin`, `spacing` ("none" when a pixel has no physical size), `instances` (ids number objects), `nested`
+(structures that are unions of ids) and `ill_posed_for_one_box`; all of these have defaults, so that a folder made for
+nnU-Net alone can be read.
 
     dataset = RawDataset("Dataset200_CardiacCineMr")
     for name in dataset.list_cases("val"):
@@ -24,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dbsam.geometry import ImageGeometry
 from numpy.typing import NDArray
 
+from dbsam.geometry import ImageGeometry
 from dbsam_training.images import read_image, read_labels
 
 logger = logging.getLogger(__name__)
 
 SPLITS_WITH_FOLD = ("train", "val")
+_INSTANCE_MARK = " #"
 
 
 class CaseError(ValueError):
@@ -112,7 +114,8 @@ class Case:
         labels_KJI: (K,J,I) integer label ids, 0 is background.
         dimension: 2 or 3.
         spacing_known: False when a pixel has no physical size.
-        problems: what is suspicious but doesn't prevent use (unknown ids, no label at all, NaN voxels, another affine), in words.
+        problems: in words, what is suspicious but doesn't prevent use: unknown ids, no label at all, NaN voxels,
+            another affine.
     """
 
     name: str
@@ -138,8 +141,8 @@ class RawDataset:
 
     Args:
         folder: the `DatasetNNN_Name` folder.
-        channel: which of several image channels stored as separate files is read. Three files for red, green and blue are
-            read as one colour image.
+        channel: which of several image channels stored as separate files is read. Three files for red, green and blue
+            are read as one colour image.
 
     Raises:
         FileNotFoundError: the folder has no dataset.json.
@@ -151,16 +154,19 @@ class RawDataset:
         self.channel = channel
         content = self._read_json("dataset.json")
         if not isinstance(content, dict):
-            raise ValueError(  # noqa: TRY004 - the file's content is wrong, not an argument's type
+            raise ValueError(
                 f"{self.folder / 'dataset.json'} holds a {type(content).__name__}, not an object with `labels`."
             )
         self.info = DatasetInfo.from_json(content, self.folder.resolve().name)
         self._explicit_files: dict[str, Any] = content.get("dataset") or {}
 
     def list_cases(self, split: str = "all", fold: int = 0) -> list[str]:
-        """Names of the cases of a split: "train", "val", "test" (the folders ending in Ts) or "all" (everything in labelsTr).
+        """Names of the cases of a split.
 
-        Without splits_final.json every case belongs to "train" and to "val".
+        Args:
+            split: "train", "val", "test" (the folders ending in Ts) or "all" (everything in labelsTr). Without
+                splits_final.json every case belongs to "train" and to "val".
+            fold: of splits_final.json.
 
         Raises:
             ValueError: unknown split, or splits_final.json has no such fold.
@@ -183,7 +189,8 @@ class RawDataset:
         """Reads image and labels of one case.
 
         Raises:
-            CaseError: a file is missing or unreadable, image and labels differ in shape, or the labels aren't whole numbers.
+            CaseError: a file is missing or unreadable, image and labels differ in shape, or the labels aren't whole
+                numbers.
         """
         image_paths, label_path = self._files_of(name)
         try:
@@ -194,7 +201,7 @@ class RawDataset:
         if image.array_KJI.shape[:3] != labels.array_KJI.shape:
             raise CaseError(
                 name,
-                f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must be equal",
+                f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must agree",
             )
         shape_KJI = labels.array_KJI.shape
         problems = self._problems(image.array_KJI, labels.array_KJI)
@@ -222,12 +229,12 @@ class RawDataset:
         )
 
     def structures(self, case: Case) -> Iterator[Structure]:
-        """The objects of a case that are present: classes and unions of ids, or one per id where ids number instances."""
+        """The objects present in a case: classes and unions of ids, or one per id where ids number instances."""
         present = set(np.unique(case.labels_KJI).tolist()) - {0} - set(self.info.ignore_ids)
         if self.info.instances:
             class_name = self.info.structures[0][0] if len(self.info.structures) == 1 else "object"
             for label_id in sorted(present):
-                yield Structure(f"{class_name} #{label_id}", class_name, case.labels_KJI == label_id)
+                yield Structure(f"{class_name}{_INSTANCE_MARK}{label_id}", class_name, case.labels_KJI == label_id)
             return
         for name, ids in self.info.structures:
             wanted = present.intersection(ids)
@@ -314,6 +321,11 @@ class RawDataset:
             raise ValueError(f"{path} isn't valid JSON: {error}") from error
 
 
+def class_of(instance_name: str) -> str:
+    """The class of an instance whose `Structure.name` is given."""
+    return instance_name.rpartition(_INSTANCE_MARK)[0]
+
+
 def find_datasets(folders: list[str | Path]) -> list[RawDataset]:
     """Data sets given by their own folder or by a folder that holds them, in the order of their names.
 
@@ -338,7 +350,7 @@ def find_datasets(folders: list[str | Path]) -> list[RawDataset]:
 
 def _structures_from_labels(labels: Any, name: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
     if not isinstance(labels, dict):
-        raise ValueError(f"dataset.json of {name} has no `labels` mapping of names to ids.")  # noqa: TRY004 - as above
+        raise ValueError(f"dataset.json of {name} has no `labels` mapping of names to ids.")
     if labels and all(str(key).lstrip("-").isdigit() and isinstance(value, str) for key, value in labels.items()):
         labels = {value: int(key) for key, value in labels.items()}  # nnU-Net v1 maps ids to names
     structures: dict[str, tuple[int, ...]] = {}

@@ -1,0 +1,116 @@
+"""The command `dbsam-train`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns 0 on success, 1 when it failed, 2 when the command line or its files are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="dbsam-train", description="Train DB-SAM, evaluate it and export what the extension loads."
+    )
+    parser.add_argument("--verbose", action="store_true", help="say more while running")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_evaluate(commands)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", force=True)
+    try:
+        return int(options.run(options))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print(f"dbsam-train {options.command}: stopped.", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score models and baselines on data sets",
+        description=(
+            "Scores models side by side (DSC, NSD) on data sets in nnU-Net's raw layout, prompted by boxes of the true "
+            "masks. Writes report.md, summary.json, cases.csv and picture sheets into the report folder."
+        ),
+        epilog=(
+            "example: dbsam-train evaluate --data /data/nnUNet_raw --model compact otsu grabcut box-ellipse "
+            "--prompt paper roi --report report"
+        ),
+    )
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, metavar="DIR", help="data sets, or folders that hold them"
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME|PATH",
+        help="compact, dbsam, sam, medsam, a weights file, or a baseline: box-ellipse, otsu, grabcut",
+    )
+    parser.add_argument(
+        "--prompt",
+        nargs="+",
+        choices=("paper", "roi"),
+        default=["paper"],
+        help="paper: a loose box on every slice; roi: one loose 3D box per object (default: paper)",
+    )
+    parser.add_argument("--split", default="val", choices=("train", "val", "test", "all"), help="default: val")
+    parser.add_argument("--report", required=True, type=Path, metavar="DIR", help="folder to write into")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N cases of each data set")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--axis", default="auto", help="slice axis: auto, axial, coronal, sagittal, I, J, K")
+    parser.add_argument("--strategy", default="track", choices=("track", "box"), help="of the prompt roi")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="slices per encoder pass (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes (default: 0)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from dbsam_training.evaluate import Settings, evaluate
+    from dbsam_training.nnunet import find_datasets
+    from dbsam_training.report import markdown_report
+    from dbsam_training.segmenters import load_segmenters
+    from dbsam_training.sheet import choose_examples, write_sheet
+    from dbsam_training.summary import summarise, summary_as_json
+
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {options.limit}.")
+    prompts = tuple(dict.fromkeys(options.prompt))
+    settings = Settings(options.split, prompts, options.limit, options.axis, options.seed)
+    datasets = find_datasets(options.data)
+    segmenters = load_segmenters(options.model, options.device, options.strategy, options.batch_size)
+    folder: Path = options.report
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = evaluate(datasets, segmenters, settings, folder / "cases.csv")
+    summary = summarise(evaluation)
+    sheets = []
+    for prompt in prompts:
+        chosen = choose_examples([example for example in evaluation.examples if example.prompt == prompt])
+        if chosen:
+            sheets.append(f"cases-{prompt}.png")
+            write_sheet(folder / sheets[-1], chosen, evaluation.models)
+    (folder / "summary.json").write_text(json.dumps(summary_as_json(evaluation, summary), indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(markdown_report(evaluation, summary, sheets), encoding="utf-8")
+    for entry in summary.means:
+        if entry.group in ("3d", "2d"):
+            logger.info(
+                "%s %s %s: DSC %.4f NSD %.4f", entry.prompt, entry.group, entry.model, entry.dsc.value, entry.nsd.value
+            )
+    skipped = sum(problem.skipped for problem in evaluation.problems)
+    if skipped:
+        logger.warning("%d cases were skipped, see %s.", skipped, folder / "report.md")
+    if not evaluation.rows:
+        print("dbsam-train evaluate: no case could be evaluated.", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK

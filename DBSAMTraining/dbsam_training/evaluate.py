@@ -1,0 +1,287 @@
+"""Models and baselines side by side on data sets in nnU-Net's raw layout, with box prompts made from the true masks."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.image import Volume
+from dbsam.intensity import resolve_intensity
+from dbsam_training.metrics import score_masks
+from dbsam_training.nnunet import Case, CaseError, DatasetInfo, RawDataset, Structure
+from dbsam_training.prompts import BoolArray, FloatArray, paper_boxes, roi_box, slice_stack
+from dbsam_training.statistics import Row
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = ("paper", "roi")
+MASK_BUDGET_BYTES = 1_000_000_000
+"""Objects of a case are taken in groups whose masks fit into this."""
+
+
+class Segmenter(Protocol):
+    """A model or baseline under evaluation; masks come back as one (K,J,I) array per object."""
+
+    name: str
+
+    def segment_slices(self, volume: Volume, axis: int, prompts: Sequence[Mapping[int, FloatArray]]) -> list[BoolArray]:
+        """Segments objects prompted by one box (x_min, y_min, x_max, y_max) per slice."""
+
+    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[BoolArray]:
+        """Segments objects prompted by one 3D box each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated.
+
+    Attributes:
+        split: "train", "val", "test" or "all".
+        prompts: of `PROMPTS`.
+        limit: most cases per data set; None takes all.
+        axis: slice axis, by any name that `ImageGeometry.axis_index` knows.
+        seed: of the loose boxes.
+    """
+
+    split: str = "val"
+    prompts: tuple[str, ...] = ("paper",)
+    limit: int | None = None
+    axis: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.prompts) - set(PROMPTS)
+        if unknown or not self.prompts:
+            raise ValueError(f"Unknown prompts {sorted(unknown)}: use {' or '.join(PROMPTS)}.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a case; `skipped` if it yielded no scores, for one model or for all."""
+
+    dataset: str
+    case: str
+    reason: str
+    skipped: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """The largest slice of an object, for the picture sheet.
+
+    Attributes:
+        image: [y,x] grey or [y,x,3] colour, as the models see it.
+        box_xyxy: the prompt on this slice, in continuous pixel coordinates.
+        truth: [y,x].
+        masks: [y,x] by model.
+        dsc: of the whole object, by model.
+        spacing_xy: of the slice's pixels, in mm.
+    """
+
+    dataset: str
+    case: str
+    structure: str
+    modality: str
+    prompt: str
+    image: NDArray[np.uint8]
+    box_xyxy: FloatArray
+    truth: BoolArray
+    masks: dict[str, BoolArray]
+    dsc: dict[str, float]
+    spacing_xy: tuple[float, float]
+
+
+@dataclass
+class Evaluation:
+    """What came out: one row per object, model and prompt, and all that a report needs."""
+
+    settings: Settings
+    models: list[str]
+    datasets: dict[str, DatasetInfo] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    datasets: Sequence[RawDataset], segmenters: Sequence[Segmenter], settings: Settings, rows_path: Path | None = None
+) -> Evaluation:
+    """Evaluates models on data sets.
+
+    A case that can't be read, or that a model refuses, is named in the result's `problems`; the others go on.
+
+    Args:
+        datasets: where the cases come from.
+        segmenters: with different names.
+        settings: split, prompts and limits.
+        rows_path: CSV file that grows with every case.
+
+    Raises:
+        ValueError: two models share a name, or a data set has no such split.
+    """
+    names = [segmenter.name for segmenter in segmenters]
+    if len(set(names)) != len(names):
+        raise ValueError(f"Models must have different names, not {names}.")
+    result = Evaluation(settings, names, seconds=dict.fromkeys(names, 0.0))
+    splits = [(dataset, dataset.list_cases(settings.split)[: settings.limit]) for dataset in datasets]
+    with _row_writer(rows_path) as writer:
+        for dataset, cases in splits:
+            started, before = time.monotonic(), len(result.rows)
+            result.datasets[dataset.info.name] = dataset.info
+            for case_name in cases:
+                new_rows = _evaluate_case(dataset, case_name, segmenters, result)
+                result.rows.extend(new_rows)
+                writer(new_rows)
+            logger.info(
+                "%s: %d cases, %d scores, %.1f s",
+                dataset.info.name,
+                len(cases),
+                len(result.rows) - before,
+                time.monotonic() - started,
+            )
+    return result
+
+
+def _evaluate_case(
+    dataset: RawDataset, case_name: str, segmenters: Sequence[Segmenter], result: Evaluation
+) -> list[Row]:
+    name = dataset.info.name
+    try:
+        case = dataset.read_case(case_name)
+    except CaseError as error:
+        result.problems.append(Problem(name, case_name, error.reason, skipped=True))
+        return []
+    result.problems.extend(Problem(name, case_name, reason, skipped=False) for reason in case.problems)
+    volume = Volume(case.voxels_KJI, case.geometry)
+    rows: list[Row] = []
+    wants_example = all(example.dataset != name for example in result.examples)
+    for group in _groups(dataset.structures(case), case.labels_KJI.size):
+        for prompt in result.settings.prompts:
+            run = _PromptedGroup(dataset.info, case, volume, group, prompt, result.settings)
+            masks: dict[str, list[BoolArray]] = {}
+            for segmenter in segmenters:
+                started = time.monotonic()
+                try:
+                    masks[segmenter.name] = run.segment(segmenter)
+                except ValueError as error:
+                    result.problems.append(Problem(name, case_name, f"{segmenter.name}: {error}", skipped=True))
+                    continue
+                result.seconds[segmenter.name] += time.monotonic() - started
+                rows.extend(run.score(segmenter.name, masks[segmenter.name]))
+            if wants_example and len(masks) == len(segmenters):
+                result.examples.append(run.example(masks, rows))
+        wants_example = False
+    return rows
+
+
+class _PromptedGroup:
+    """Some objects of a case with their prompts."""
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        case: Case,
+        volume: Volume,
+        structures: Sequence[Structure],
+        prompt: str,
+        settings: Settings,
+    ) -> None:
+        self._info, self._case, self._volume, self._structures, self._prompt = info, case, volume, structures, prompt
+        self._axis = case.geometry.axis_index(settings.axis)
+        self._slice_boxes: list[dict[int, FloatArray]] = []
+        self._rois: list[OrientedBox] = []
+        for structure in structures:
+            if prompt == "paper":
+                seed_name = f"{settings.seed}/{info.name}/{case.name}/{structure.name}"
+                self._slice_boxes.append(paper_boxes(structure.mask_KJI, self._axis, seed_name))
+            else:
+                self._rois.append(roi_box(structure.mask_KJI, case.geometry, self._axis))
+
+    def segment(self, segmenter: Segmenter) -> list[BoolArray]:
+        if self._prompt == "paper":
+            return segmenter.segment_slices(self._volume, self._axis, self._slice_boxes)
+        return segmenter.segment_rois(self._volume, self._axis, self._rois)
+
+    def score(self, model: str, masks: Sequence[BoolArray]) -> Iterator[Row]:
+        spacing = self._case.geometry.spacing_mm if self._case.spacing_known or self._case.dimension == 3 else None
+        for structure, mask in zip(self._structures, masks, strict=True):
+            scores = score_masks(structure.mask_KJI, mask, spacing)
+            yield Row(
+                dataset=self._info.name,
+                case=self._case.name,
+                structure=structure.name,
+                modality=self._info.modality,
+                dimension=self._case.dimension,
+                model=model,
+                prompt=self._prompt,
+                dsc=scores.dsc,
+                nsd=scores.nsd,
+            )
+
+    def example(self, masks: Mapping[str, Sequence[BoolArray]], rows: Sequence[Row]) -> Example:
+        """The largest slice of the group's largest object, as the models see it."""
+        largest = int(np.argmax([np.count_nonzero(structure.mask_KJI) for structure in self._structures]))
+        structure = self._structures[largest]
+        truth = slice_stack(structure.mask_KJI, self._axis)
+        index = int(np.argmax(np.count_nonzero(truth, axis=(1, 2))))
+        if self._prompt == "paper":
+            box = self._slice_boxes[largest][index]
+        else:
+            box = slice_boxes_xyxy(self._rois[largest], self._case.geometry, self._axis)[index]
+        x_axis, y_axis = slice_axes(self._axis)
+        spacing = self._case.geometry.spacing_mm
+        window = resolve_intensity("auto", self._volume.voxels)
+        return Example(
+            dataset=self._info.name,
+            case=self._case.name,
+            structure=structure.name,
+            modality=self._info.modality,
+            prompt=self._prompt,
+            image=window.apply(slice_stack(self._volume.voxels, self._axis)[index]),
+            box_xyxy=box,
+            truth=truth[index].copy(),
+            masks={model: slice_stack(found[largest], self._axis)[index].copy() for model, found in masks.items()},
+            dsc={
+                row.model: row.dsc
+                for row in rows
+                if row.structure == structure.name and row.prompt == self._prompt and row.model in masks
+            },
+            spacing_xy=(spacing[x_axis], spacing[y_axis]),
+        )
+
+
+def _groups(structures: Iterable[Structure], voxels: int) -> Iterator[list[Structure]]:
+    """Structures in groups whose true and found masks fit into the budget."""
+    size = max(1, MASK_BUDGET_BYTES // (2 * voxels))
+    iterator = iter(structures)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+@contextmanager
+def _row_writer(path: Path | None) -> Iterator[Callable[[Sequence[Row]], None]]:
+    """Gives a function that appends rows to a CSV file, or does nothing without a path."""
+    if path is None:
+        yield lambda rows: None
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(Row)])
+        writer.writeheader()
+
+        def write(rows: Sequence[Row]) -> None:
+            writer.writerows(asdict(row) for row in rows)
+            file.flush()
+
+        yield write
