@@ -6,6 +6,7 @@ prompts are brought into it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,13 +114,16 @@ class VolumeSnapshot:
 
 
 def volumeIdentity(volumeNode: slicer.vtkMRMLVolumeNode) -> str:
-    """Key of the volume's present content: unlike a hash of the voxels it costs nothing on the main thread.
+    """Key of the volume's present voxels and grid: unlike a hash of the voxels it costs nothing on the main thread.
 
     VTK's modification times never repeat within a process, so that two volumes never share a key.
     """
     imageData = _imageData(volumeNode)
     scalars = imageData.GetPointData().GetScalars()
-    return f"{volumeNode.GetID()}:{max(imageData.GetMTime(), scalars.GetMTime())}"
+    ijkToRas = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(ijkToRas)
+    grid = hashlib.blake2b(arrayFromMatrix(ijkToRas).tobytes(), digest_size=8).hexdigest()
+    return f"{volumeNode.GetID()}:{max(imageData.GetMTime(), scalars.GetMTime())}:{grid}"
 
 
 def snapshotVolume(volumeNode: slicer.vtkMRMLVolumeNode) -> VolumeSnapshot:

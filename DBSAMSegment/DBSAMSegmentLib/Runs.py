@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dbsam.geometry import ImageGeometry, OrientedBox
     from dbsam.predictor import SlicePredictor
     from dbsam.progress import CancelToken, Progress
-    from dbsam.volume import SliceBoxes, SliceReport, VolumeSegmentation
+    from dbsam.volume import SliceBoxes, SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
 
     from .Geometry import VolumeSnapshot
 
@@ -113,45 +113,93 @@ class RunReport:
         return [f"{segment.name}: {warning}" for segment in self.segments for warning in segment.warnings]
 
 
-def compute(request: RunRequest, predictors: Predictors, cache: EmbeddingCache | None, job: Job) -> list[Any]:
-    """Segments all prompts of a request; inference thread only.
+class Engine:
+    """Computes requests; inference thread only.
 
-    Returns:
-        One VolumeSegmentation per prompt.
-
-    Raises:
-        Cancelled: the job was cancelled.
-        ValueError: a box outside the volume, a constant image, or another input that can't be segmented.
+    The last volume's copy, its intensity statistics and the measured speed are kept for the next prompt, so that a
+    preview costs one slice and not a pass over the volume.
     """
-    from dbsam.progress import Progress
-    from dbsam.volume import VolumeSegmenter
 
-    volume = request.snapshot.copy()
-    job.reportProgress(Progress(0, 1, "Loading the model", None))
-    segmenter = VolumeSegmenter(predictors(request.model, request.device, job.cancel), cache)
-    results = []
-    count = len(request.prompts)
-    for number, prompt in enumerate(request.prompts):
+    def __init__(self, predictors: Predictors, cache: EmbeddingCache) -> None:
+        self._predictors = predictors
+        self._cache = cache
+        self._segmenter: VolumeSegmenter | None = None
+        self._volume: Volume | None = None
 
-        def report(progress: Progress, number: int = number, name: str = prompt.name) -> None:
-            stage = progress.stage if count == 1 else f"{name} ({number + 1} of {count}): {progress.stage}"
-            left = progress.seconds_left
-            if left is not None and progress.done:
-                left += (count - number - 1) * left * progress.total / max(1, progress.total - progress.done)
-            job.reportProgress(Progress(progress.done + number * progress.total, progress.total * count, stage, left))
+    def compute(self, request: RunRequest, job: Job) -> list[VolumeSegmentation]:
+        """Segments all prompts of a request.
 
-        results.append(
-            segmenter.segment(
-                volume,
-                prompt.prompt,
-                axis=request.axis,
-                strategy=request.strategy,
-                intensity=request.intensity,
-                progress=report,
-                cancel=job.cancel,
+        Returns:
+            One result per prompt.
+
+        Raises:
+            Cancelled: the job was cancelled.
+            ValueError: a box outside the volume, a constant image, or another input that can't be segmented.
+        """
+        from dbsam.progress import Progress
+
+        volume = self._volumeOf(request)
+        job.reportProgress(Progress(0, 1, "Loading the model", None))
+        segmenter = self._segmenterOf(self._predictors(request.model, request.device, job.cancel))
+        results = []
+        count = len(request.prompts)
+        for number, prompt in enumerate(request.prompts):
+
+            def report(progress: Progress, number: int = number, name: str = prompt.name) -> None:
+                stage = progress.stage if count == 1 else f"{name} ({number + 1} of {count}): {progress.stage}"
+                left = progress.seconds_left
+                if left is not None and progress.done:
+                    left += (count - number - 1) * left * progress.total / max(1, progress.total - progress.done)
+                done = progress.done + number * progress.total
+                job.reportProgress(Progress(done, progress.total * count, stage, left))
+
+            results.append(
+                segmenter.segment(
+                    volume,
+                    prompt.prompt,
+                    axis=request.axis,
+                    strategy=request.strategy,
+                    intensity=request.intensity,
+                    progress=report,
+                    cancel=job.cancel,
+                )
             )
+        return results
+
+    def prefetch(self, request: RunRequest, job: Job) -> int:
+        """Embeds the slices of the first prompt for later, as far as the cache has room.
+
+        Returns:
+            Number of slices that were embedded.
+
+        Raises:
+            Cancelled: other work came in between.
+        """
+        segmenter = self._segmenterOf(self._predictors(request.model, request.device, job.cancel))
+        return segmenter.prefetch(
+            self._volumeOf(request),
+            request.prompts[0].prompt,
+            axis=request.axis,
+            intensity=request.intensity,
+            cancel=job.cancel,
         )
-    return results
+
+    def forget(self) -> None:
+        """Lets go of the volume's copy and the network."""
+        self._segmenter = self._volume = None
+
+    def _volumeOf(self, request: RunRequest) -> Volume:
+        if self._volume is None or self._volume.identity != request.snapshot.identity:
+            self._volume = None  # two large volumes at once may not fit
+            self._volume = request.snapshot.copy()
+        return self._volume
+
+    def _segmenterOf(self, predictor: SlicePredictor) -> VolumeSegmenter:
+        from dbsam.volume import VolumeSegmenter
+
+        if self._segmenter is None or self._segmenter.predictor is not predictor:
+            self._segmenter = VolumeSegmenter(predictor, self._cache)
+        return self._segmenter
 
 
 def withKeyBoxes(

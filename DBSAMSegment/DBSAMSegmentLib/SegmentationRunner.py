@@ -12,13 +12,13 @@ from .Geometry import GeometryError, displayedWindow, nodeName, roiBox, snapshot
 from .InferenceThread import InferenceThread, Job, Priority
 from .Predictors import PredictorSource, freeGpuMemory, isOutOfMemory
 from .Runs import (
+    Engine,
     KeyBoxes,
     Predictors,
     RunPrompt,
     RunReport,
     RunRequest,
     SegmentReport,
-    compute,
     mergedResult,
     slicesFrom,
     warningsOf,
@@ -60,6 +60,7 @@ class SegmentationRunner:
         self.predictors: Predictors = predictors if predictors is not None else PredictorSource()
         self._cacheBytes = cacheBytes
         self._cache: Any = None
+        self._engine: Engine | None = None
         self._jobNodes: dict[Job, list[slicer.vtkMRMLNode]] = {}
         self._lastResults: dict[tuple[str, str], Any] = {}
         self._secondsPerSlice: dict[tuple[str, str], float] = {}
@@ -82,6 +83,8 @@ class SegmentationRunner:
         self.writer.forget()
         ended = self.thread.stop()
         if ended:
+            if self._engine is not None:
+                self._engine.forget()
             self.predictors.clear()
         if self._cache is not None:
             self._cache.clear()
@@ -164,7 +167,7 @@ class SegmentationRunner:
                 onFinished(job)
 
         job = Job(
-            lambda job: compute(request, self.predictors, self.cache, job),
+            lambda job: self.engine.compute(request, job),
             cancel if cancel is not None else newCancelToken(),
             Priority.RUN,
             finish,
@@ -289,11 +292,16 @@ class SegmentationRunner:
             request.intensity,
         )
         job = Job(
-            lambda job: compute(single, self.predictors, self.cache, job),
+            lambda job: self.engine.compute(single, job),
             cancel if cancel is not None else newCancelToken(),
             Priority.PREVIEW,
             onFinished,
         )
+        return self.thread.submit(job)
+
+    def prefetch(self, request: RunRequest) -> Job:
+        """Embeds the slices of the first prompt while nothing else is to do; any other work ends it."""
+        job = Job(lambda job: self.engine.prefetch(request, job), newCancelToken(), Priority.IDLE)
         return self.thread.submit(job)
 
     def estimateSeconds(self, request: RunRequest) -> float | None:
@@ -316,6 +324,13 @@ class SegmentationRunner:
     def lastResult(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> Any:
         """The VolumeSegmentation that was last written to a segment; None without one."""
         return self._lastResults.get((segmentationNode.GetID(), segmentId))
+
+    @property
+    def engine(self) -> Engine:
+        """What computes; created at first use."""
+        if self._engine is None:
+            self._engine = Engine(self.predictors, self.cache)
+        return self._engine
 
     @property
     def cache(self) -> Any:

@@ -1,0 +1,122 @@
+"""The outline of a mask on one slice, drawn in the slice views without any node in the scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from .Geometry import arrayFromMatrix, matrixBetween, matrixFromArray, volumeGeometry
+from .SliceViews import viewedSlice
+
+_PREVIEW_COLOR = (1.0, 0.85, 0.1)
+
+
+class MaskOutline:
+    """A mask's outline in one view: an actor in the view's XY pixels."""
+
+    def __init__(self) -> None:
+        self._marching = vtk.vtkMarchingSquares()
+        self._marching.SetValue(0, 0.5)
+        self._toXy = vtk.vtkTransformPolyDataFilter()
+        self._toXy.SetInputConnection(self._marching.GetOutputPort())
+        self._toXy.SetTransform(vtk.vtkTransform())
+        mapper = vtk.vtkPolyDataMapper2D()
+        mapper.SetInputConnection(self._toXy.GetOutputPort())
+        self.actor = vtk.vtkActor2D()
+        self.actor.SetMapper(mapper)
+        self.actor.GetProperty().SetColor(*_PREVIEW_COLOR)
+        self.actor.GetProperty().SetLineWidth(2)
+        self.actor.VisibilityOff()
+
+    def setMask(
+        self,
+        result: Any,
+        index: int,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        sliceNode: slicer.vtkMRMLSliceNode,
+    ) -> None:
+        """Shows one slice of a result.
+
+        Args:
+            result: a VolumeSegmentation.
+            index: the slice.
+            volumeNode: the volume that was segmented.
+            sliceNode: the view.
+        """
+        first = result.extent_ijk[result.axis][0]
+        mask = np.take(result.mask_KJI, index - first, axis=2 - result.axis) != 0
+        # Marching squares wants a plane of pixels; a border of zeros closes outlines at the edge of the mask.
+        padded = np.pad(mask.astype(np.uint8), 1)
+        image = vtk.vtkImageData()
+        image.SetDimensions(padded.shape[1], padded.shape[0], 1)
+        image.GetPointData().SetScalars(numpy_to_vtk(padded.ravel(), deep=True))
+        self._marching.SetInputData(image)
+        self._toXy.GetTransform().SetMatrix(matrixFromArray(_planeToXy(result, index, volumeNode, sliceNode)))
+        self.actor.SetVisibility(bool(mask.any()))
+
+    def hide(self) -> None:
+        """Hides the outline."""
+        self.actor.VisibilityOff()
+
+
+class SlicePreview:
+    """Outlines of the same slice in all views that show it."""
+
+    def __init__(self) -> None:
+        self._outlines: list[tuple[Any, Any, MaskOutline]] = []
+
+    def show(self, result: Any, index: int, volumeNode: slicer.vtkMRMLScalarVolumeNode, sliceWidgets: list[Any]) -> int:
+        """Draws the outline in the views that show this slice.
+
+        Args:
+            result: a VolumeSegmentation.
+            index: the slice.
+            volumeNode: the volume that was segmented.
+            sliceWidgets: the application's qMRMLSliceWidgets.
+
+        Returns:
+            Number of views with the outline.
+        """
+        self.clear()
+        for sliceWidget in sliceWidgets:
+            sliceNode = sliceWidget.mrmlSliceNode()
+            viewed = viewedSlice(sliceNode, volumeNode)
+            if viewed.axis != result.axis or viewed.index != index or not viewed.aligned:
+                continue
+            outline = MaskOutline()
+            outline.setMask(result, index, volumeNode, sliceNode)
+            view = sliceWidget.sliceView()
+            renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+            renderer.AddActor2D(outline.actor)
+            view.scheduleRender()
+            self._outlines.append((view, renderer, outline))
+        return len(self._outlines)
+
+    def clear(self) -> None:
+        """Removes all outlines."""
+        for view, renderer, outline in self._outlines:
+            renderer.RemoveActor2D(outline.actor)
+            view.scheduleRender()
+        self._outlines = []
+
+
+def _planeToXy(
+    result: Any, index: int, volumeNode: slicer.vtkMRMLScalarVolumeNode, sliceNode: slicer.vtkMRMLSliceNode
+) -> np.ndarray:
+    """(4, 4) from the padded mask's pixels to the view's XY."""
+    from dbsam.geometry import slice_axes
+
+    xAxis, yAxis = slice_axes(result.axis)
+    toIjk = np.zeros((4, 4))
+    toIjk[xAxis, 0] = toIjk[yAxis, 1] = toIjk[result.axis, 2] = toIjk[3, 3] = 1
+    toIjk[xAxis, 3] = result.extent_ijk[xAxis][0] - 1
+    toIjk[yAxis, 3] = result.extent_ijk[yAxis][0] - 1
+    toIjk[result.axis, 3] = index
+    rasToXy = np.linalg.inv(arrayFromMatrix(sliceNode.GetXYToRAS()))
+    toXy = rasToXy @ matrixBetween(volumeNode, None) @ volumeGeometry(volumeNode).ijk_to_ras @ toIjk
+    toXy[2] = (0, 0, 0, 0)  # everything is drawn in the view's plane
+    return toXy
