@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from dbsam.geometry import OrientedBox
 from dbsam.markups import MarkupsRoi, read_roi, write_roi
 
