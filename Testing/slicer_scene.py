@@ -20,9 +20,10 @@ _keepAlive: list = []
 def new_scene():
     """A scene with the segmentation converters registered, as in the application."""
     scene = slicer.vtkMRMLScene()
-    logic = slicer.vtkSlicerSegmentationsModuleLogic()
-    logic.SetMRMLScene(scene)
-    _keepAlive[:] = [logic]
+    logics = [slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerSequencesLogic()]
+    for logic in logics:
+        logic.SetMRMLScene(scene)  # registers the node classes
+    _keepAlive[:] = logics
     return scene
 
 

@@ -166,7 +166,7 @@ def runSequence(
         for copy, value in results:
             output.SetDataNodeAtValue(copy, value)
     finally:
-        scene.RemoveNode(work)
+        _removeWithHelpers(scene, work)
         browserNode.SetSelectedItemNumber(shown)
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
     browserNode.AddSynchronizedSequenceNode(output)
