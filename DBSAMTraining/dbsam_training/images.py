@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES = 348, 540
+NIFTI_FLOATS = {16: "f4", 64: "f8"}
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -19,12 +24,14 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 class ImageFile:
     """An array (K,J,I[,3]) with its (4,4) affine from IJK to RAS in mm.
 
-    `spacing_known` is False for pictures, whose pixels count as 1 mm.
+    `spacing_known` is False for pictures, whose pixels count as 1 mm. `non_finite` counts the NaN and infinite values
+    in the file, which the array may hold as zeros.
     """
 
     array_KJI: NDArray[Any]
     ijk_to_ras: NDArray[np.float64]
     spacing_known: bool
+    non_finite: int = 0
 
 
 def read_image(paths: Sequence[Path]) -> ImageFile:
@@ -56,9 +63,9 @@ def read_labels(path: Path) -> ImageFile:
         if not (array == array[..., :1]).all():
             raise ValueError("the labels are a colour image; ids in one channel are needed")
         array = array[..., 0]
+    if file.non_finite:
+        raise ValueError(f"the labels hold {file.non_finite} NaN or infinite values")
     if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise ValueError(f"the labels hold {int(np.count_nonzero(~np.isfinite(array)))} NaN or infinite values")
         whole = np.rint(array)
         if np.abs(array - whole).max(initial=0) > 1e-3:
             raise ValueError(
@@ -119,4 +126,26 @@ def _read_with_simpleitk(path: Path) -> ImageFile:
     affine = np.eye(4)
     affine[:3, :3] = directions * spacing
     affine[:3, 3] = origin
-    return ImageFile(array, LPS_TO_RAS @ affine, spacing_known=path.suffix.lower() not in (".tif", ".tiff"))
+    non_finite = _non_finite_in_nifti(path) if path.name.endswith(NIFTI_ENDINGS) else _non_finite(array)
+    return ImageFile(array, LPS_TO_RAS @ affine, path.suffix.lower() not in (".tif", ".tiff"), non_finite)
+
+
+def _non_finite(array: NDArray[Any]) -> int:
+    return int(np.count_nonzero(~np.isfinite(array))) if np.issubdtype(array.dtype, np.floating) else 0
+
+
+def _non_finite_in_nifti(path: Path) -> int:
+    """Counts NaN and infinite values in a NIfTI file itself, because ITK's reader replaces them by zeros."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.read(NIFTI_2_HEADER_BYTES)
+        order = "<" if int.from_bytes(header[:4], "little") in (NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES) else ">"
+        (size,) = struct.unpack_from(f"{order}i", header, 0)
+        type_at, offset_at, offset_type = (70, 108, "f") if size == NIFTI_1_HEADER_BYTES else (12, 168, "q")
+        (data_type,) = struct.unpack_from(f"{order}h", header, type_at)
+        (offset,) = struct.unpack_from(f"{order}{offset_type}", header, offset_at)
+        if data_type not in NIFTI_FLOATS:
+            return 0
+        file.seek(int(offset))
+        values = file.read()
+    item = np.dtype(f"{order}{NIFTI_FLOATS[data_type]}")
+    return _non_finite(np.frombuffer(values[: len(values) // item.itemsize * item.itemsize], item))

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry import ImageGeometry
-from dbsam_training.images import read_image, read_labels
+from dbsam_training.dataset_info import DatasetInfo
+from dbsam_training.images import ImageFile, read_image, read_labels
 
 logger = logging.getLogger(__name__)
 
@@ -43,64 +44,6 @@ class CaseError(ValueError):
         super().__init__(f"{case}: {reason}")
         self.case = case
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What dataset.json says about a data set; `structures` maps each structure to the label ids whose union it is."""
-
-    name: str
-    modality: str = "unknown"
-    dimension: int | None = None
-    channel_names: tuple[str, ...] = ()
-    structures: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    ignore_ids: tuple[int, ...] = ()
-    nested: tuple[str, ...] = ()
-    licence: str = "not stated"
-    reference: str = ""
-    mask_origin: str = "unknown"
-    spacing: str = ""
-    instances: bool = False
-    ill_posed_for_one_box: bool = False
-    file_ending: str | None = None
-
-    @property
-    def known_ids(self) -> frozenset[int]:
-        """Label ids that dataset.json explains, without background."""
-        return frozenset(i for _, ids in self.structures for i in ids) | frozenset(self.ignore_ids)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any], folder_name: str) -> DatasetInfo:
-        """Reads the content of a dataset.json.
-
-        Raises:
-            ValueError: `labels` is missing or isn't a mapping between names and ids.
-        """
-        structures, ignore_ids = _structures_from_labels(content.get("labels"), folder_name)
-        nested = {str(name): _ids(value, folder_name) for name, value in (content.get("nested") or {}).items()}
-        structures.update(nested)
-        dimension = content.get("dimension")
-        names = content.get("channel_names") or content.get("modality_names") or {}
-        names = names.values() if isinstance(names, dict) else names
-        modality = content.get("modality") or next(iter(names), "unknown")
-        if isinstance(modality, dict):  # nnU-Net v1 keeps its channel names under this key
-            modality = next(iter(modality.values()), "unknown")
-        return cls(
-            name=folder_name,
-            modality=str(modality),
-            dimension=int(dimension) if dimension in (2, 3, "2", "3") else None,
-            channel_names=tuple(str(name) for name in names),
-            structures=tuple(structures.items()),
-            ignore_ids=ignore_ids,
-            nested=tuple(nested),
-            licence=str(content.get("licence") or content.get("license") or "not stated"),
-            reference=str(content.get("reference") or ""),
-            mask_origin=str(content.get("mask_origin") or "unknown"),
-            spacing=str(content.get("spacing") or ""),
-            instances=bool(content.get("instances", False)),
-            ill_posed_for_one_box=bool(content.get("ill_posed_for_one_box", False)),
-            file_ending=content.get("file_ending"),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +147,7 @@ class RawDataset:
                 f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must agree",
             )
         shape_KJI = labels.array_KJI.shape
-        problems = self._problems(image.array_KJI, labels.array_KJI)
+        problems = self._problems(image, labels.array_KJI)
         if (
             image.spacing_known
             and labels.spacing_known
@@ -241,7 +184,7 @@ class RawDataset:
             if wanted:
                 yield Structure(name, name, np.isin(case.labels_KJI, sorted(wanted)))
 
-    def _problems(self, voxels_KJI: NDArray[Any], labels_KJI: NDArray[np.integer[Any]]) -> list[str]:
+    def _problems(self, image: ImageFile, labels_KJI: NDArray[np.integer[Any]]) -> list[str]:
         problems = []
         ids = set(np.unique(labels_KJI).tolist()) - {0}
         if not ids:
@@ -249,10 +192,8 @@ class RawDataset:
         unknown = sorted(ids - self.info.known_ids)
         if unknown and not self.info.instances:
             problems.append(f"label ids {unknown[:10]} aren't in dataset.json")
-        if np.issubdtype(voxels_KJI.dtype, np.floating):
-            bad = int(np.count_nonzero(~np.isfinite(voxels_KJI)))
-            if bad:
-                problems.append(f"{bad} of {voxels_KJI.size} voxels are NaN or infinite")
+        if image.non_finite:
+            problems.append(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
         return problems
 
     def _files_of(self, name: str) -> tuple[list[Path], Path]:
@@ -346,31 +287,6 @@ def find_datasets(folders: list[str | Path]) -> list[RawDataset]:
         for path in inside:
             found.setdefault(path.resolve(), RawDataset(path))
     return list(found.values())
-
-
-def _structures_from_labels(labels: Any, name: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
-    if not isinstance(labels, dict):
-        raise ValueError(f"dataset.json of {name} has no `labels` mapping of names to ids.")
-    if labels and all(str(key).lstrip("-").isdigit() and isinstance(value, str) for key, value in labels.items()):
-        labels = {value: int(key) for key, value in labels.items()}  # nnU-Net v1 maps ids to names
-    structures: dict[str, tuple[int, ...]] = {}
-    ignore_ids: tuple[int, ...] = ()
-    for structure, value in labels.items():
-        ids = tuple(i for i in _ids(value, name) if i != 0)
-        if structure == "ignore":
-            ignore_ids = ids
-        elif ids:
-            structures[str(structure)] = ids
-    return structures, ignore_ids
-
-
-def _ids(value: Any, name: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"dataset.json of {name} has the label value {value!r}: an id or a list of ids is needed."
-        ) from error
 
 
 def _first_line(error: Exception) -> str:
