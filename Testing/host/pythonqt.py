@@ -98,7 +98,7 @@ class HostType(type(QObject)):  # type: ignore[misc]  # Shiboken's metaclass has
             namespace = {**flat_enums(pyside), **namespace}
             namespace.setdefault("_api", f"qt.{name}")
             _check_names(namespace["_api"], pyside, namespace)
-            namespace.update(_listed_properties(namespace["_api"], pyside, namespace))
+            namespace.update(_listed_properties(namespace["_api"], bases[0], namespace))
             namespace.update(__getattribute__=_read, __setattr__=_write, _is_host=True)
         return super().__new__(mcs, name, bases, namespace)
 
@@ -137,15 +137,15 @@ def _check_names(qualified_name: str, pyside: type, namespace: dict[str, Any]) -
             raise AttributeError(f"{qualified_name} has no {', '.join(unknown)} in Slicer")
 
 
-def _listed_properties(qualified_name: str, pyside: type, namespace: dict[str, Any]) -> dict[str, Any]:
-    """Qt properties of a listed class that PySide6's base lacks: `_get_x`/`_set_x` where given, else a stored value."""
+def _listed_properties(qualified_name: str, base: Any, namespace: dict[str, Any]) -> dict[str, Any]:
+    """Qt properties of a listed class that its base lacks: `_get_x`/`_set_x` where given, else a stored value."""
     names = api.class_names(qualified_name)
     if names is None or qualified_name.startswith("qt."):
         return {}
     made = {}
     for name, cpp_type in names.properties.items():
         getter, setter = namespace.get(f"_get_{name}"), namespace.get(f"_set_{name}")
-        if getter is None and pyside.staticMetaObject.indexOfProperty(name) >= 0:
+        if getter is None and base.staticMetaObject.indexOfProperty(name) >= 0:
             continue
         default = namespace.get("_defaults", {}).get(name, _DEFAULTS.get(cpp_type))
         made[name] = QtCore.Property(
@@ -159,6 +159,19 @@ def _listed_properties(qualified_name: str, pyside: type, namespace: dict[str, A
 def host_base(cls: type) -> Any:
     """The nearest class in the line that stands for a C++ class."""
     return next(base for base in cls.__mro__ if "_is_host" in base.__dict__)
+
+
+def stored_properties(kinds: dict[str, type]) -> dict[str, Any]:
+    """Qt properties that keep a value, for a class that isn't listed."""
+    made = {}
+    for name, kind in kinds.items():
+        default = None if kind is object else kind()
+        made[name] = QtCore.Property(
+            {list: "QStringList", object: "QVariant"}.get(kind, kind),  # type: ignore[call-overload]
+            lambda self, name=name, default=default: _get(self, "__dict__").get(f"_value_{name}", default),
+            lambda self, value, name=name: _get(self, "__dict__").__setitem__(f"_value_{name}", value),
+        )
+    return made
 
 
 def _defined_in_python(self: QObject, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
@@ -64,11 +65,26 @@ class UiLoader(host_class(QtCore.QObject)):  # type: ignore[misc]
         Raises:
             RuntimeError: The file names a class that Slicer doesn't have.
         """
+        document = ElementTree.fromstring(bytes(file.readAll().data()))
+        connections = document.find("connections")
+        if connections is not None:
+            document.remove(connections)  # Qt couldn't make them: it doesn't know the stand-in's signals
+        buffer = QtCore.QBuffer()
+        buffer.setData(ElementTree.tostring(document))
         ui_errors.clear()
-        widget = _DesignerLoader().load(file, parent)
+        widget = _DesignerLoader().load(buffer, parent)
         if ui_errors:
             raise RuntimeError("; ".join(ui_errors))
+        _connect_as_in_file(adopt(widget), connections)
         return adopt(widget)
+
+
+def _connect_as_in_file(widget: Any, connections: ElementTree.Element | None) -> None:
+    """Make the <connections> of a .ui file."""
+    by_name = {child.objectName: child for child in [widget, *widget.findChildren()]}
+    for connection in connections if connections is not None else ():
+        sender, signal, receiver, slot = (connection.findtext(t, "") for t in ("sender", "signal", "receiver", "slot"))
+        by_name[sender].connect(signal, by_name[receiver], slot)
 
 
 def _first_of_tuple(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,6 +61,9 @@ def signatures_of(sender: QtCore.QObject, api_name: str, name: str) -> list[str]
     """The overloads that may be used: listed for Slicer, or Qt's own where the class isn't listed."""
     names, widget = api.class_names(api_name), api.class_names("qt.QWidget")
     assert widget is not None
+    added = [s for c in type(sender).__mro__ for s in c.__dict__.get("_signals", ()) if s.split("(")[0] == name]
+    if added:
+        return added
     if names is not None:
         listed = names.signatures(name) or widget.signatures(name)
         if name not in python_signals(type(sender)):

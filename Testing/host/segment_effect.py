@@ -1,0 +1,345 @@
+"""Stand-in for the adaptor between the Segment Editor and an effect written in Python.
+
+Masks go through the real `vtkSlicerSegmentEditorLogic`, so masking, overwrite mode and undo are Slicer's own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import slicer
+from PySide6 import QtCore, QtWidgets
+
+from host.pythonqt import host_class
+from host.qt_module import qt
+from host.signals import emit
+
+_Logic = slicer.vtkSlicerSegmentEditorLogic
+_MODES = {int(m): m for m in (getattr(_Logic, f"ModificationMode{n}") for n in ("Set", "Add", "Remove", "RemoveAll"))}
+
+
+def load_source(name: str, path: str) -> Any:
+    """Execute a Python file as a module of this name, as Slicer does with scripted modules and effects."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, f"not a Python file: {path}"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):  # type: ignore[misc]
+    """What `self.scriptedEffect` is in an effect; the Segment Editor widget sets `_editor`."""
+
+    _host_class, _api = True, "slicer.qSlicerSegmentEditorScriptedEffect"
+    _defaults = {"perSegment": True, "requireSegments": True, "showEffectCursorInSliceView": True}
+    ModificationModeSet, ModificationModeAdd = int(_Logic.ModificationModeSet), int(_Logic.ModificationModeAdd)
+    ModificationModeRemove = int(_Logic.ModificationModeRemove)
+    ModificationModeRemoveAll = int(_Logic.ModificationModeRemoveAll)
+    NotConfirmed, ConfirmedWithoutDialog, ConfirmedWithDialog = 0, 1, 2
+
+    def __init__(self, parent: QtCore.QObject | None = None) -> None:
+        super().__init__(parent)
+        self._effect: Any = None
+        self._source = ""
+        self._editor: Any = None
+        self._node: Any = None
+        self._active = False
+        self._actors: list[tuple[Any, Any]] = []
+        self._options_frame = qt.QFrame()
+        self._options_layout = qt.QFormLayout(self._options_frame)
+
+    def setPythonSource(self, path: str) -> bool:
+        """Load the file; it holds a class of the file's own name."""
+        name = Path(path).stem
+        self._source = str(path)
+        self._effect = getattr(load_source(name, self._source), name)(self)
+        return True
+
+    def pythonSource(self) -> str:
+        return self._source
+
+    def self(self) -> Any:
+        return self._effect
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """Call a method that the effect may or may not override."""
+        function = getattr(self._effect, method, None)
+        return function(*args) if function is not None else None
+
+    # Life cycle
+    def active(self) -> bool:
+        return self._active
+
+    def activate(self) -> None:
+        self._active = True
+        self._options_frame.setVisible(True)
+        self._call("activate")
+        self.updateGUIFromMRML()
+
+    def deactivate(self) -> None:
+        self._active = False
+        self._call("deactivate")
+        self._options_frame.setVisible(False)
+        for widget, actor in list(self._actors):
+            self.removeActor2D(widget, actor)
+
+    def cleanup(self) -> None:
+        self._call("cleanup")
+
+    def helpText(self) -> str:
+        return self._call("helpText") or ""
+
+    def createCursor(self, widget: Any) -> Any:
+        return self._call("createCursor", widget)
+
+    def updateGUIFromMRML(self) -> None:
+        self._call("updateGUIFromMRML")
+
+    def updateMRMLFromGUI(self) -> None:
+        self._call("updateMRMLFromGUI")
+
+    def selectEffect(self, name: str) -> None:
+        self._editor.setActiveEffectByName(name)
+
+    # Options
+    def optionsFrame(self) -> Any:
+        return self._options_frame
+
+    def optionsLayout(self) -> Any:
+        return self._options_layout
+
+    def addOptionsWidget(self, widget_or_layout: Any) -> None:
+        self._options_layout.addRow(widget_or_layout)
+
+    def addLabeledOptionsWidget(self, label: str, widget_or_layout: Any) -> Any:
+        label_widget = qt.QLabel(label)
+        self._options_layout.addRow(label_widget, widget_or_layout)
+        return label_widget
+
+    # Parameters, kept in the segment editor node
+    def parameterSetNode(self) -> Any:
+        return self._node
+
+    def setParameterSetNode(self, node: Any) -> None:
+        self._node = node
+
+    def _set(self, attribute: str, value: Any) -> None:
+        text = f"{value:g}" if isinstance(value, float) else str(int(value) if isinstance(value, bool) else value)
+        if self._node.GetAttribute(attribute) != text:
+            self._node.SetAttribute(attribute, text)
+
+    def setParameter(self, name: str, value: Any) -> None:
+        self._set(f"{self.name}.{name}", value)
+
+    def setCommonParameter(self, name: str, value: Any) -> None:
+        self._set(name, value)
+
+    def setParameterDefault(self, name: str, value: Any) -> None:
+        if not self.parameterDefined(name):
+            self.setParameter(name, value)
+
+    def setCommonParameterDefault(self, name: str, value: Any) -> None:
+        if not self.commonParameterDefined(name):
+            self.setCommonParameter(name, value)
+
+    def parameterDefined(self, name: str) -> bool:
+        return self._node.GetAttribute(f"{self.name}.{name}") is not None
+
+    def commonParameterDefined(self, name: str) -> bool:
+        return self._node.GetAttribute(name) is not None
+
+    def parameter(self, name: str) -> str:
+        own = self._node.GetAttribute(f"{self.name}.{name}")
+        return own if own is not None else self._node.GetAttribute(name) or ""
+
+    def integerParameter(self, name: str) -> int:
+        return int(self.parameter(name) or 0)
+
+    def doubleParameter(self, name: str) -> float:
+        return float(self.parameter(name) or 0.0)
+
+    def nodeReference(self, name: str) -> Any:
+        return self._node.GetNodeReference(f"{self.name}.{name}")
+
+    def setNodeReference(self, name: str, node: Any) -> None:
+        self._node.SetNodeReferenceID(f"{self.name}.{name}", node.GetID() if node is not None else None)
+
+    def setCommonNodeReference(self, name: str, node: Any) -> None:
+        self._node.SetNodeReferenceID(name, node.GetID() if node is not None else None)
+
+    def scene(self) -> Any:
+        return self._node.GetScene()
+
+    # Images and writing
+    def _logic(self) -> Any:
+        return self._editor._logic
+
+    def modifierLabelmap(self) -> Any:
+        return self._logic().GetModifierLabelmap()
+
+    def defaultModifierLabelmap(self) -> Any:
+        self._logic().ResetModifierLabelmapToDefault()
+        return self._logic().GetModifierLabelmap()
+
+    def maskLabelmap(self) -> Any:
+        self._logic().UpdateMaskLabelmap()
+        return self._logic().GetMaskLabelmap()
+
+    def selectedSegmentLabelmap(self) -> Any:
+        self._logic().UpdateSelectedSegmentLabelmap()
+        return self._logic().GetSelectedSegmentLabelmap()
+
+    def referenceGeometryImage(self) -> Any:
+        self._logic().UpdateReferenceGeometryImage()
+        return self._logic().GetReferenceGeometryImage()
+
+    def sourceVolumeImageData(self) -> Any:
+        self._logic().UpdateAlignedSourceVolume()
+        return self._logic().GetAlignedSourceVolume()
+
+    masterVolumeImageData = sourceVolumeImageData
+
+    def saveStateForUndo(self) -> None:
+        self._logic().SaveStateForUndo()
+
+    def confirmCurrentSegmentVisible(self) -> int:
+        node, segment_id = self._node.GetSegmentationNode(), self._node.GetSelectedSegmentID()
+        display = node.GetDisplayNode() if node is not None else None
+        if display is None or not segment_id or display.GetSegmentVisibility(segment_id):
+            return self.ConfirmedWithoutDialog
+        display.SetSegmentVisibility(segment_id, True)  # the user's answer "yes" to Slicer's question
+        return self.ConfirmedWithDialog
+
+    def modifySelectedSegmentByLabelmap(self, labelmap: Any, mode: int, *extent_and_bypass: Any) -> None:
+        segment_id = self._node.GetSelectedSegmentID()
+        self.modifySegmentByLabelmap(self._node.GetSegmentationNode(), segment_id, labelmap, mode, *extent_and_bypass)
+
+    def modifySegmentByLabelmap(self, node: Any, segment_id: str, labelmap: Any, mode: int, *rest: Any) -> None:
+        extent = next((list(value) for value in rest if not isinstance(value, bool)), [0, -1, 0, -1, 0, -1])
+        bypass = next((value for value in rest if isinstance(value, bool)), False)
+        self._logic().ModifySegmentByLabelmap(
+            node, segment_id, labelmap, _MODES[mode], extent, bool(self.perSegment), bypass
+        )
+
+    # Views
+    def viewNode(self, widget: Any) -> Any:
+        return widget.mrmlAbstractViewNode()
+
+    def renderWindow(self, widget: Any) -> Any:
+        return widget.viewWidget().renderWindow()
+
+    def renderer(self, widget: Any) -> Any:
+        return widget.viewWidget()._renderer
+
+    def scheduleRender(self, widget: Any) -> None:
+        widget.viewWidget().scheduleRender()
+
+    def forceRender(self, widget: Any) -> None:
+        widget.viewWidget().forceRender()
+
+    def addActor2D(self, widget: Any, actor: Any) -> None:
+        self.renderer(widget).AddActor2D(actor)
+        self._actors.append((widget, actor))
+
+    def removeActor2D(self, widget: Any, actor: Any) -> None:
+        self.renderer(widget).RemoveActor2D(actor)
+        self._actors = [pair for pair in self._actors if pair[1] is not actor]
+
+    def cursorOn(self, widget: Any) -> None:
+        widget.viewWidget().setViewCursor(qt.QCursor())
+
+    def cursorOff(self, widget: Any) -> None:
+        widget.viewWidget().unsetViewCursor()
+
+    def segmentationDisplayableInView(self, view_node: Any) -> bool:
+        return True
+
+    def sliceSpacing(self, widget: Any) -> float:
+        return _Logic.GetSliceSpacing(widget.mrmlSliceNode())
+
+    def xyToRas(self, point: QtCore.QPoint, widget: Any) -> Any:
+        return self.xyzToRas(qt.QVector3D(point.x(), point.y(), 0.0), widget)
+
+    def xyzToRas(self, xyz: Any, widget: Any) -> Any:
+        ras = widget.mrmlSliceNode().GetXYToRAS().MultiplyPoint((xyz.x(), xyz.y(), xyz.z(), 1.0))
+        return qt.QVector3D(*ras[:3])
+
+    def rasToXy(self, ras: Any, widget: Any) -> Any:
+        x, y, _ = widget.sliceView().convertRASToXYZ([ras.x(), ras.y(), ras.z()])
+        return qt.QPoint(round(x), round(y))
+
+    def xyzToIjk(self, xyz: Any, widget: Any, image: Any, transform_node: Any = None) -> Any:
+        ijk = [0, 0, 0]
+        _Logic.XyzToIjk([xyz.x(), xyz.y(), xyz.z()], ijk, widget.mrmlSliceNode(), image, transform_node)
+        return qt.QVector3D(*ijk)
+
+    def xyToIjk(self, point: QtCore.QPoint, widget: Any, image: Any, transform_node: Any = None) -> Any:
+        return self.xyzToIjk(qt.QVector3D(point.x(), point.y(), 0.0), widget, image, transform_node)
+
+
+class qSlicerSegmentEditorEffectFactory(host_class(QtCore.QObject)):  # type: ignore[misc]
+    """The list of effects; each editor works with clones of them."""
+
+    _host_class, _api = True, "slicer.qSlicerSegmentEditorEffectFactory"
+    _singleton: ClassVar[Any] = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._effects: list[Any] = []
+
+    @classmethod
+    def instance(cls) -> Any:
+        if cls._singleton is None:
+            cls._singleton = cls()
+        return cls._singleton
+
+    def registerEffect(self, effect: Any) -> bool:
+        if not effect.name or effect.name in [known.name for known in self._effects]:
+            return False
+        self._effects.append(effect)
+        emit(self, "effectRegistered(QString)", effect.name)
+        return True
+
+    def registeredEffects(self) -> list[Any]:
+        return list(self._effects)
+
+
+class AbstractScriptedSegmentEditorEffect:
+    """Base class of effects, as `SegmentEditorEffects` has it."""
+
+    def __init__(self, scriptedEffect: Any) -> None:
+        self.scriptedEffect = scriptedEffect
+
+    def register(self) -> None:
+        slicer.qSlicerSegmentEditorEffectFactory.instance().registerEffect(self.scriptedEffect)
+
+    def cleanup(self) -> None:
+        """Overridden by effects that connect signals."""
+
+    def rasToXy(self, ras: Any, viewWidget: Any) -> list[int]:
+        point = self.scriptedEffect.rasToXy(qt.QVector3D(*ras), viewWidget)
+        return [point.x(), point.y()]
+
+    def xyToRas(self, xy: Any, viewWidget: Any) -> list[float]:
+        ras = self.scriptedEffect.xyToRas(qt.QPoint(xy[0], xy[1]), viewWidget)
+        return [ras.x(), ras.y(), ras.z()]
+
+    def xyzToRas(self, xyz: Any, viewWidget: Any) -> list[float]:
+        ras = self.scriptedEffect.xyzToRas(qt.QVector3D(*xyz), viewWidget)
+        return [ras.x(), ras.y(), ras.z()]
+
+    def xyToIjk(self, xy: Any, viewWidget: Any, image: Any, parentTransformNode: Any = None) -> list[int]:
+        ijk = self.scriptedEffect.xyToIjk(qt.QPoint(xy[0], xy[1]), viewWidget, image, parentTransformNode)
+        return [int(ijk.x()), int(ijk.y()), int(ijk.z())]
+
+    def xyzToIjk(self, xyz: Any, viewWidget: Any, image: Any, parentTransformNode: Any = None) -> list[int]:
+        ijk = self.scriptedEffect.xyzToIjk(qt.QVector3D(*xyz), viewWidget, image, parentTransformNode)
+        return [int(ijk.x()), int(ijk.y()), int(ijk.z())]
+
+
+class AbstractScriptedSegmentEditorLabelEffect(AbstractScriptedSegmentEditorEffect):
+    """Base class of effects that paint."""
