@@ -20,7 +20,7 @@ from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
 from dbsam.intensity import RULE_NAMES, IntensityRule
 from dbsam.progress import Cancelled, CancelToken
-from dbsam.terminal import ProgressBar, set_up_logging
+from dbsam.terminal import ProgressBar, log_to_terminal
 
 if TYPE_CHECKING:
     from dbsam.predictor import SlicePredictor
@@ -118,11 +118,16 @@ class _ModelOnDemand:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(_join_negative_window(sys.argv[1:] if argv is None else argv))
-    set_up_logging(arguments.verbose, arguments.quiet)
+    with log_to_terminal(arguments.verbose, arguments.quiet):
+        return int(_run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> ExitCode:
+    """Run the chosen command; turns what went wrong into an exit code and one message."""
     cancel = CancelToken()
     previous = signal.signal(signal.SIGINT, partial(_interrupt, cancel))
     try:
-        return int(arguments.run(arguments, cancel))
+        return ExitCode(arguments.run(arguments, cancel))
     except (Cancelled, KeyboardInterrupt):
         code, message = ExitCode.INTERRUPTED, "Interrupted."
     except (CheckpointError, DownloadError) as error:
@@ -140,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, previous)
     logger.debug("Where it happened:", exc_info=True)
     print(f"dbsam: {message}", file=sys.stderr)
-    return int(code)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,8 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -66,8 +68,25 @@ def progress_line(label: str, progress: Progress) -> str:
     return "  ".join(part for part in (label, progress.stage) if part) + f" [{bar}] {count}{seconds}"
 
 
-def set_up_logging(verbose: bool, quiet: bool) -> None:
-    """Send the library's log to standard error: warnings, with `verbose` also the steps, with `quiet` only errors."""
-    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("dbsam").setLevel(level)
+@contextmanager
+def log_to_terminal(verbose: bool, quiet: bool) -> Iterator[None]:
+    """Show the library's log on standard error: warnings, with `verbose` also the steps, with `quiet` only errors."""
+    log, handler = logging.getLogger("dbsam"), _TerminalHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes to what is standard error at that moment, over a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        over = "\r\x1b[K" if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{over}{self.format(record)}\n")

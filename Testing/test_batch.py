@@ -1,0 +1,230 @@
+"""Cases from files to files, one and many, with a predictor whose result is known."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case
+from threshold_predictor import ThresholdPredictor
+
+from dbsam import io
+from dbsam.batch import ManifestError, read_manifest, run_batch
+from dbsam.case import Case, run_case
+from dbsam.checkpoint_info import CheckpointError
+from dbsam.markups import MarkupsRoi, write_roi
+from dbsam.progress import Cancelled, CancelToken
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    volume, roi = write_case(tmp_path)
+    return Case(volume, tmp_path / "out" / "block.nrrd", (roi,))
+
+
+def as_name(text: str) -> str:
+    return text
+
+
+def manifest(folder: Path, *rows: str, header: str = "volume,roi,output") -> Path:
+    path = folder / "cases.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_labelmap_is_the_object_in_the_grid_of_its_volume(case):
+    report = run_case(case, ThresholdPredictor)
+    labels, geometry = io.read_labelmap(case.output)
+    np.testing.assert_array_equal(labels, truth_KJI())
+    np.testing.assert_allclose(geometry.ijk_to_ras, GEOMETRY.ijk_to_ras)
+    [segment] = report["segments"]
+    assert (segment["name"], segment["label"], segment["axis"]) == ("block", 1, "K")
+    assert segment["voxels"] == 8 * 6 * 4
+    assert segment["volume_ml"] == pytest.approx(8 * 6 * 4 * 2 / 1000, abs=5e-4)
+    assert sorted(row["index"] for row in segment["slices"] if row["area_pixels"]) == [2, 3, 4, 5]
+    assert {row["area_pixels"] for row in segment["slices"]} <= {0, 48}
+    json.dumps(report)
+
+
+def test_every_roi_becomes_a_segment_with_its_name_and_colour(case, tmp_path):
+    write_roi(tmp_path / "left.mrk.json", MarkupsRoi("left half", roi_box(), (0.0, 0.0, 1.0)))
+    output = tmp_path / "two.seg.nrrd"
+    case = replace(case, roi_files=(*case.roi_files, tmp_path / "left.mrk.json"), output=output)
+    run_case(case, ThresholdPredictor)
+    header = output.read_bytes().split(b"\n\n", 1)[0].decode()
+    assert "Segment0_Name:=block\n" in header
+    assert "Segment0_Color:=1 0.5 0\n" in header
+    assert "Segment1_Name:=left half\n" in header
+    assert "Segment1_Layer:=1\n" in header, "the two overlap"
+
+
+def test_a_labelmap_tells_where_segments_overlap(case, caplog):
+    case = replace(case, roi_files=case.roi_files * 2)
+    with caplog.at_level(logging.WARNING):
+        run_case(case, ThresholdPredictor)
+    assert f"{8 * 6 * 4} voxels belong to several segments" in caplog.text
+
+
+def test_a_box_of_voxels_includes_both_ends(case):
+    case = replace(case, roi_files=(), boxes_ijk=((6, 5, 2, 9, 7, 5),))
+    report = run_case(case, ThresholdPredictor)
+    assert report["segments"][0]["voxels"] == 4 * 3 * 4
+
+
+def test_a_rectangle_is_for_an_image_of_one_slice(case, tmp_path):
+    io.write_png(tmp_path / "image.png", (block_voxels()[3]).astype(np.uint8))
+    flat = Case(tmp_path / "image.png", tmp_path / "mask.png", boxes_xyxy=((4, 3, 15, 12),))
+    run_case(flat, ThresholdPredictor)
+    np.testing.assert_array_equal(io.read_labelmap(flat.output)[0][0], truth_KJI()[3])
+    with pytest.raises(ValueError, match=r"no 2D image but a volume of \(24, 20, 8\) voxels: give a box of voxels"):
+        run_case(replace(case, roi_files=(), boxes_xyxy=((4, 3, 15, 12),)), ThresholdPredictor)
+
+
+def test_the_overlay_shows_three_planes_of_a_volume_and_one_of_an_image(case, tmp_path):
+    overlay = tmp_path / "overlay.png"
+    run_case(replace(case, overlay=overlay), ThresholdPredictor)
+    picture = io.read_volume(overlay).voxels[0]
+    assert picture.shape == (384, 3 * 384 + 2 * 4, 3)
+    orange = (picture[..., 0] > 240) & (np.abs(picture[..., 1].astype(int) - 128) < 12) & (picture[..., 2] < 12)
+    panels = [orange[:, n * 388 : n * 388 + 384] for n in range(3)]
+    assert all(panel.sum() > 200 for panel in panels), "the contour has the ROI's colour in each panel"
+    # Axial: the panel spans 1.6 x 12 mm (the box) = 19.2 mm, so the 8 mm of the block along I are 160 pixels wide.
+    columns = np.flatnonzero(panels[0].any(axis=0))
+    assert columns[-1] - columns[0] + 1 == pytest.approx(160, abs=4)
+
+
+def test_a_box_outside_the_volume_says_so_before_a_model_is_loaded(case):
+    far = replace(case, roi_files=(), boxes_ijk=((100, 5, 2, 110, 9, 4),))
+
+    def no_model() -> ThresholdPredictor:
+        raise AssertionError("not needed")
+
+    with pytest.raises(ValueError, match=r"'Segment_1' \(centre .*\) lies outside the volume of \(24, 20, 8\) voxels"):
+        run_case(far, no_model)
+
+
+def test_a_cancelled_case_writes_nothing(case):
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        run_case(case, ThresholdPredictor, cancel=cancel)
+    assert not case.output.exists()
+
+
+def test_a_manifest_is_relative_to_itself_and_empty_cells_mean_the_default(tmp_path):
+    path = manifest(
+        tmp_path,
+        "a.nrrd,a.mrk.json; b.mrk.json,out/a.seg.nrrd,,ct-lung",
+        "/data/b.nrrd,c.mrk.json,b.nrrd,coronal,",
+        "",
+        header="volume,roi,output,axis,window",
+    )
+    first, second = read_manifest(path, as_name)
+    assert first.roi_files == (tmp_path / "a.mrk.json", tmp_path / "b.mrk.json")
+    assert (first.output, first.axis, first.intensity) == (tmp_path / "out" / "a.seg.nrrd", "auto", "ct-lung")
+    assert (second.volume, second.axis, second.intensity) == (Path("/data/b.nrrd"), "coronal", "auto")
+
+
+def test_a_manifest_holds_boxes_too(tmp_path):
+    path = manifest(tmp_path, "a.nrrd,1 2 3 4 5 6;7 8 9 10 11 12,a.seg.nrrd", header="volume,box_ijk,output")
+    assert read_manifest(path, as_name)[0].boxes_ijk == ((1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11, 12))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("volume,roi,outptu", "a,b,c", "unknown columns outptu"),
+        ("roi,output", "a,b", "no column volume"),
+        ("volume,roi,output", "a.nrrd,,a.nrrd", "line 2: Nothing says where the structure is"),
+        ("volume,roi,output", "a.nrrd,a.mrk.json,a.txt", "line 2: .*a.txt: unknown ending"),
+        ("volume,roi,output", "a.nrrd,a.mrk.json,", "line 2: column output is empty"),
+        ("volume,box_ijk,output", "a.nrrd,1 2 3,a.nrrd", "line 2: column box_ijk needs 6 whole numbers, not '1 2 3'"),
+        ("volume,roi,output", "a.nrrd,a.mrk.json,a.nrrd,x", "line 2: more cells than columns"),
+        ("volume,roi,output", "", "no cases below the header"),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, row, message):
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(manifest(tmp_path, row, header=header), as_name)
+
+
+def test_two_rows_may_not_write_the_same_file(tmp_path):
+    with pytest.raises(ManifestError, match=r"line 3: .*x\.nrrd is already written by line 2"):
+        read_manifest(manifest(tmp_path, "a.nrrd,a.mrk.json,x.nrrd", "b.nrrd,a.mrk.json,x.nrrd"), as_name)
+
+
+def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, tmp_path):
+    broken = replace(case, volume=tmp_path / "missing.nrrd", output=tmp_path / "out" / "missing.nrrd")
+    other = replace(case, output=tmp_path / "out" / "other.nrrd")
+    cases, state = [case, broken, other], tmp_path / "state.json"
+
+    def run() -> tuple[list[str], list[str], list[str]]:
+        summary = run_batch(cases, state, ThresholdPredictor, "threshold", lambda: None)
+        short = [[Path(name).stem for name in names] for names in (summary.done, summary.skipped, summary.failed)]
+        return short[0], short[1], short[2]
+
+    assert run() == (["block", "other"], [], ["missing"])
+    assert "missing.nrrd: no such file" in json.loads(state.read_text())["cases"][str(broken.output)]["error"]
+    assert run() == ([], ["block", "other"], ["missing"])
+    case.volume.with_name("missing.nrrd").write_bytes(case.volume.read_bytes())
+    other.output.unlink()
+    assert run() == (["missing", "other"], ["block"], [])
+    assert run() == ([], ["block", "missing", "other"], [])
+
+
+@pytest.mark.parametrize("change", ["the row", "the ROI", "the model"])
+def test_a_case_is_done_again_when_something_has_changed(case, tmp_path, change):
+    state, weights = tmp_path / "state.json", tmp_path / "weights"
+    weights.write_bytes(b"1")
+    run_batch([case], state, ThresholdPredictor, "m", lambda: weights)
+    if change == "the row":
+        case = replace(case, strategy="box")
+    elif change == "the ROI":
+        write_roi(case.roi_files[0], MarkupsRoi("a longer name", roi_box()))
+    else:
+        weights.write_bytes(b"22")
+    assert run_batch([case], state, ThresholdPredictor, "m", lambda: weights).done == [str(case.output)]
+
+
+def test_nothing_is_loaded_when_nothing_is_left(case, tmp_path):
+    loaded = []
+
+    def load() -> ThresholdPredictor:
+        loaded.append(True)
+        return ThresholdPredictor()
+
+    for _ in range(2):
+        run_batch([case], tmp_path / "state.json", load, "threshold", lambda: None)
+    assert loaded == [True]
+
+
+def test_a_damaged_state_file_means_that_everything_is_done_again(case, tmp_path, caplog):
+    (tmp_path / "state.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        summary = run_batch([case], tmp_path / "state.json", ThresholdPredictor, "threshold", lambda: None)
+    assert summary.done == [str(case.output)]
+    assert "is damaged" in caplog.text
+
+
+def test_weights_that_cannot_be_used_end_the_batch(case, tmp_path):
+    def no_weights() -> ThresholdPredictor:
+        raise CheckpointError("There is no weights file.")
+
+    with pytest.raises(CheckpointError):
+        run_batch([case, case], tmp_path / "state.json", no_weights, "m", lambda: None)
+
+
+def test_a_cancelled_batch_goes_on_where_it_stopped(case, tmp_path):
+    other = replace(case, output=tmp_path / "out" / "other.nrrd")
+    cancel = CancelToken()
+    with pytest.raises(Cancelled):
+        run_batch(
+            [case, other], tmp_path / "state.json", ThresholdPredictor, "m", lambda: None,
+            cancel=cancel, on_case=lambda number, case, outcome: cancel.cancel(),
+        )  # fmt: skip
+    summary = run_batch([case, other], tmp_path / "state.json", ThresholdPredictor, "m", lambda: None)
+    assert (summary.skipped, summary.done) == ([str(case.output)], [str(other.output)])

@@ -1,0 +1,236 @@
+"""The command `dbsam` as a user types it."""
+
+from __future__ import annotations
+
+import io as text_io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import GEOMETRY, block_voxels, roi_box, write_case, write_tiny_weights
+
+from dbsam import io, terminal
+from dbsam.cli import ExitCode, main
+from dbsam.progress import Progress
+from dbsam.terminal import ProgressBar, progress_line
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_tiny_weights(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DBSAM_CACHE", str(tmp_path / "cache"))
+    write_case(tmp_path)
+
+
+def segment(weights: str, *arguments: str) -> int:
+    return main(["segment", *arguments, "--model", weights, "--device", "cpu"])
+
+
+def test_a_volume_and_an_roi_give_a_segmentation_an_overlay_and_a_report(weights, capsys):
+    code = segment(
+        weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "out/block.seg.nrrd",
+        "--overlay", "out/block.png", "--strategy", "box", "--window", "10,400", "--json",
+    )  # fmt: skip
+    assert code == ExitCode.DONE
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"] == "cpu"
+    [found] = report["segments"]
+    assert (found["name"], found["strategy"]) == ("block", "box")
+    assert found["intensity"] == {"name": "window", "low": -190, "high": 210, "reason": "chosen by the user"}
+    assert sorted(row["index"] for row in found["slices"]) == [2, 3, 4, 5], "the slices that the ROI cuts"
+    labels, geometry = io.read_labelmap("out/block.seg.nrrd")
+    np.testing.assert_allclose(geometry.ijk_to_ras, GEOMETRY.ijk_to_ras)
+    k, j, i = np.nonzero(labels)
+    points_ras = (GEOMETRY.ijk_to_ras @ [i, j, k, np.ones_like(i)])[:3].T
+    assert roi_box().contains_ras(points_ras).all(), "nothing is set outside the ROI"
+    assert found["voxels"] == len(k)
+    assert io.read_volume("out/block.png").voxels.shape[-1] == 3
+
+
+def test_without_json_the_result_is_told_in_words(weights, capsys):
+    assert segment(weights, "volume.nrrd", "--box-ijk", "4", "3", "2", "15", "12", "5", "--output", "mask.nii.gz") == 0
+    out = capsys.readouterr().out
+    assert "Segment_1: " in out
+    assert "Intensity percentile: 10 to 200 (values from 10, so not taken for Hounsfield units" in out
+    assert "Wrote mask.nii.gz in " in out
+    assert Path("mask.nii.gz").exists()
+
+
+def test_quiet_prints_nothing(weights, capsys):
+    assert segment(weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "mask.nrrd", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_picture_and_a_rectangle_give_a_picture(weights):
+    io.write_png("photo.png", np.stack([block_voxels()[3].astype(np.uint8)] * 3, axis=-1))
+    assert segment(weights, "photo.png", "--box", "4", "3", "15", "12", "--output", "mask.png", "--quiet") == 0
+    assert io.read_labelmap("mask.png")[0].shape == (1, 20, 24)
+
+
+@pytest.mark.parametrize("window", [["--window", "-600,1500"], ["--window=-600/1500"], ["--window", "-600/1500"]])
+def test_a_window_may_have_a_negative_level(weights, capsys, window):
+    assert segment(weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "m.nrrd", "--json", *window) == 0
+    window_used = json.loads(capsys.readouterr().out)["segments"][0]["intensity"]
+    assert (window_used["low"], window_used["high"]) == (-1350, 150)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "out.nrrd"], "Nothing says where the structure is: give an ROI file or a box"),
+        (["--roi", "block.mrk.json", "--output", "out.txt"], "out.txt: unknown ending"),
+        (["--roi", "block.mrk.json", "--output", "o.nrrd", "--overlay", "o.jpg"], "o.jpg: the overlay is a .png"),
+        (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "liver"], "nor one of auto, ct-soft-tissue"),
+        (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "40,-1"], "'40,-1' is neither level and width"),
+        (["--roi", "block.mrk.json", "--output", "o.nrrd", "--strategy", "magic"], "invalid choice: 'magic'"),
+        (["--box-ijk", "1", "2", "3", "--output", "o.nrrd"], "--box-ijk: expected 6 arguments"),
+    ],
+)
+def test_wrong_arguments_are_told_with_the_usage(capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["segment", "volume.nrrd", *arguments])
+    assert exit_info.value.code == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("usage: dbsam segment VOLUME (--roi FILE ... ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.nrrd", "--roi", "block.mrk.json"], ExitCode.FILES, "missing.nrrd: no such file"),
+        (["volume.nrrd", "--roi", "missing.mrk.json"], ExitCode.FILES, "missing.mrk.json: no such ROI file"),
+        (["block.mrk.json", "--roi", "block.mrk.json"], ExitCode.FILES, "block.mrk.json: not an image"),
+        (["volume.nrrd", "--roi", "volume.nrrd"], ExitCode.FILES, "is not a JSON file"),
+        (["volume.nrrd", "--box-ijk", "90", "0", "0", "99", "9", "9"], ExitCode.FILES, "lies outside the volume"),
+        (["volume.nrrd", "--roi", "block.mrk.json", "--axis", "z"], ExitCode.FILES, "Unknown slice axis 'z'"),
+        (["volume.nrrd", "--roi", "block.mrk.json", "--model", "nothing"], ExitCode.WEIGHTS, "named 'nothing'"),
+        (["volume.nrrd", "--roi", "block.mrk.json", "--model", "gone.safetensors"], ExitCode.WEIGHTS, "no weights"),
+        (["volume.nrrd", "--roi", "block.mrk.json", "--device", "tpu"], ExitCode.DEVICE, "'tpu' is not a device"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_has_an_exit_code_and_one_clear_message(capsys, weights, arguments, code, message):
+    assert main(["segment", "--output", "out.nrrd", "--model", weights, *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("dbsam: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not Path("out.nrrd").exists()
+
+
+def test_a_batch_says_how_each_case_went(weights, capsys):
+    Path("cases.csv").write_text(
+        "volume,roi,output\nvolume.nrrd,block.mrk.json,out/a.seg.nrrd\nmissing.nrrd,block.mrk.json,out/b.seg.nrrd\n"
+    )
+    arguments = ["batch", "cases.csv", "--model", weights, "--device", "cpu"]
+    assert main(arguments) == ExitCode.SOME_FAILED
+    out = capsys.readouterr().out
+    assert "[1/2] out/a.seg.nrrd: done\n" in out
+    assert "[2/2] out/b.seg.nrrd: missing.nrrd: no such file or folder.\n" in out
+    assert out.endswith("1 done, 0 skipped, 1 failed.\n")
+    assert main([*arguments, "--json"]) == ExitCode.SOME_FAILED
+    assert json.loads(capsys.readouterr().out)["skipped"] == ["out/a.seg.nrrd"]
+    assert Path("cases.csv.state.json").exists()
+
+
+def test_info_counts_parameters_and_names_the_licence(capsys, weights):
+    assert main(["info", "--model", "sam"]) == 0
+    out = capsys.readouterr().out
+    assert "SAM ViT-B" in out
+    assert "Apache-2.0" in out
+    # segment_anything's ViT-B: 89,670,912 in the image encoder and 6,220 in the prompt encoder, frozen.
+    assert "all parts 4,058,340 89,677,132" in " ".join(out.split())
+    assert main(["info", "--model", weights, "--json"]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["config"]["embed_dim"] == 24
+    assert description["trained"] + description["frozen"] == sum(
+        part["trained"] + part["frozen"] for part in description["parts"]
+    )
+
+
+def test_weights_are_listed_located_and_cleared(capsys, tmp_path):
+    assert main(["weights", "path"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'cache'}\n"
+    assert main(["weights", "list", "--json"]) == 0
+    by_name = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert by_name["sam"]["path"] is None
+    assert by_name["sam"]["url"].endswith("/sam_vit_b_01ec64.pth")
+    assert main(["weights", "path", "sam"]) == ExitCode.WEIGHTS
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "sam_vit_b_01ec64.pth.part").write_bytes(bytes(1_500_000))
+    capsys.readouterr()
+    assert main(["weights", "clear"]) == 0
+    assert capsys.readouterr().out == "Freed 1.5 MB.\n"
+
+
+@pytest.mark.parametrize("command", [[], ["segment"], ["batch"], ["info"], ["weights"]])
+def test_help_teaches_with_examples_and_exit_codes(capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*command, "--help"])
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    assert "exit codes:\n  0    done" in out
+    assert not command or f"\n  dbsam {command[0]} " in out
+
+
+def test_the_module_runs_as_a_command():
+    run = subprocess.run([sys.executable, "-m", "dbsam", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("dbsam 0.")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows delivers Ctrl-C to a whole console")
+def test_ctrl_c_ends_without_output_and_with_code_130(weights):
+    """The signal arrives just before the model is loaded."""
+    code = (
+        "import os, signal, sys, dbsam.weights, dbsam.cli\n"
+        "load = dbsam.weights.load_model\n"
+        "def interrupted(*arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(*arguments, **options)\n"
+        "dbsam.weights.load_model = interrupted\n"
+        "sys.exit(dbsam.cli.main(sys.argv[1:]))\n"
+    )
+    arguments = ["segment", "volume.nrrd", "--roi", "block.mrk.json", "--output", "out.nrrd", "--model", weights]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert run.returncode == ExitCode.INTERRUPTED == 128 + signal.SIGINT
+    assert run.stderr == "dbsam: Interrupted.\n"
+    assert not Path("out.nrrd").exists()
+
+
+def test_a_progress_line_shows_share_count_and_time_left():
+    assert progress_line("ct.nrrd", Progress(6, 12, "encoding", 83.0)) == (
+        "ct.nrrd  encoding [############------------] 6/12  1:23 left"
+    )
+    assert progress_line("sam", Progress(187_500_000, 375_000_000, "", None)) == (
+        "sam [############------------] 188/375 MB"
+    )
+
+
+def test_progress_is_drawn_on_a_terminal_only(monkeypatch):
+    class Terminal(text_io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
+    screen, log = Terminal(), text_io.StringIO()
+    for stream in (screen, log):
+        with ProgressBar("ct.nrrd", stream=stream) as bar:
+            for done in range(1, 4):
+                bar(Progress(done, 3, "encoding", None))
+    assert log.getvalue() == ""
+    assert screen.getvalue().count("encoding") == 2, "the first and the last; the second came a moment after the first"
+    assert screen.getvalue().endswith("\r\x1b[K"), "the line is taken away at the end"
