@@ -10,7 +10,7 @@ from dbsam.cache import EmbeddingCache, EmbeddingKey
 from dbsam.geometry import FloatArray
 from dbsam.image import SliceImages, Volume
 from dbsam.intensity import IntensityWindow
-from dbsam.pacing import Pace
+from dbsam.pacing import SliceCost
 from dbsam.predictor import Embedding, SlicePredictor
 from dbsam.preprocessing import Region
 from dbsam.progress import CancelToken
@@ -27,7 +27,7 @@ class SliceEncoder:
         predictor: The model.
         lock: Held while the predictor works, which need not be thread-safe.
         cache: Where embeddings are looked up and kept.
-        pace: Learns how long encoding takes.
+        cost: Learns what encoding takes.
         batch_size: The most slices that are encoded at once.
         volume: The volume.
         axis: 0, 1, 2 for slices along I, J, K.
@@ -43,14 +43,14 @@ class SliceEncoder:
         predictor: SlicePredictor,
         lock: threading.Lock,
         cache: EmbeddingCache,
-        pace: Pace,
+        cost: SliceCost,
         batch_size: int,
         volume: Volume,
         axis: int,
         window: IntensityWindow,
         cancel: CancelToken,
     ) -> None:
-        self._predictor, self._lock, self._cache, self._pace = predictor, lock, cache, pace
+        self._predictor, self._lock, self._cache, self._cost = predictor, lock, cache, cost
         self._batch_size = batch_size
         self._volume, self._axis, self._cancel = volume, axis, cancel
         self._slice_hw = volume.geometry.slice_hw(axis)
@@ -58,7 +58,6 @@ class SliceEncoder:
         self._images = SliceImages(volume, axis, window, predictor.channels)
         self._intensity = f"{window.low!r}:{window.high!r}"
         self._encoded: set[EmbeddingKey] = set()
-        self._embedding_nbytes: int | None = None
         self.hits = 0
 
     @property
@@ -69,12 +68,13 @@ class SliceEncoder:
     @property
     def batch_size(self) -> int:
         """How many slices to encode at once at the present pace."""
-        return self._pace.batch_size(self._batch_size)
+        return self._cost.batch_size(self._batch_size)
 
     @property
     def cache_capacity(self) -> int | None:
         """How many embeddings the cache can hold; None before the first was computed."""
-        return None if self._embedding_nbytes is None else self._cache.max_bytes // max(self._embedding_nbytes, 1)
+        nbytes = self._cost.embedding_nbytes
+        return None if nbytes is None else self._cache.max_bytes // max(nbytes, 1)
 
     def region_for(self, box_xyxy: FloatArray) -> Region:
         """Returns the part of a slice that the model is to see for a rectangle."""
@@ -143,8 +143,8 @@ class SliceEncoder:
             key = self._key(index, region)
             self._cache.put(key, embedding)
             self._encoded.add(key)
-            self._embedding_nbytes = embedding.nbytes
-        self._pace.encoded(len(wanted), time.perf_counter() - started)
+            self._cost.embedding_nbytes = embedding.nbytes
+        self._cost.encoded(len(wanted), time.perf_counter() - started)
         return embeddings
 
     def _key(self, index: int, region: Region) -> EmbeddingKey:

@@ -1,4 +1,4 @@
-"""Measured speed, from which batch sizes and the time that is left follow."""
+"""Measured speed and memory, from which batch sizes and the time that is left follow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 _SECONDS_PER_BATCH = 0.5
 
 
-class Pace:
-    """Seconds that a slice takes, averaged over the latest ones."""
+class SliceCost:
+    """What a slice costs with one model, learned while working.
+
+    Attributes:
+        embedding_nbytes: Memory of an image embedding; None before the first was computed.
+    """
 
     def __init__(self) -> None:
         self._per_encoded: float | None = None
         self._per_decoded: float | None = None
+        self.embedding_nbytes: int | None = None
 
     def encoded(self, count: int, seconds: float) -> None:
         """Notes that `count` slices were encoded in `seconds`."""
@@ -50,13 +55,13 @@ class ProgressReporter:
 
     Args:
         callback: Gets each step; may be None.
-        pace: Measured speed.
+        cost: Measured speed.
         total: Number of slices.
         stage: What is done with them.
     """
 
-    def __init__(self, callback: ProgressCallback | None, pace: Pace, total: int, stage: str) -> None:
-        self._callback, self._pace, self._total, self._stage = callback, pace, total, stage
+    def __init__(self, callback: ProgressCallback | None, cost: SliceCost, total: int, stage: str) -> None:
+        self._callback, self._cost, self._total, self._stage = callback, cost, total, stage
         self._done = 0
 
     def advance(self, count: int, to_encode: int, to_decode: int | None = None) -> None:
@@ -70,7 +75,7 @@ class ProgressReporter:
         self._done += count
         if self._callback is not None:
             remaining = self._total - self._done
-            seconds_left = self._pace.seconds_for(to_encode, remaining if to_decode is None else to_decode)
+            seconds_left = self._cost.seconds_for(to_encode, remaining if to_decode is None else to_decode)
             self._callback(Progress(self._done, self._total, self._stage, seconds_left))
 
 

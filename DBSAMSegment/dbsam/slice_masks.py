@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry import FloatArray
-from dbsam.pacing import Pace
+from dbsam.pacing import SliceCost
 from dbsam.predictor import Embedding, SlicePredictor
 from dbsam.preprocessing import Region, logits_to_slice
 from dbsam.progress import CancelToken
@@ -47,15 +47,15 @@ class SliceDecoder:
     Args:
         predictor: The model.
         lock: Held while the predictor works, which need not be thread-safe.
-        pace: Learns how long decoding takes.
+        cost: Learns how long decoding takes.
         plan: What may be set.
         cancel: Ends the work.
     """
 
     def __init__(
-        self, predictor: SlicePredictor, lock: threading.Lock, pace: Pace, plan: PromptPlan, cancel: CancelToken
+        self, predictor: SlicePredictor, lock: threading.Lock, cost: SliceCost, plan: PromptPlan, cancel: CancelToken
     ) -> None:
-        self._predictor, self._lock, self._pace, self._plan, self._cancel = predictor, lock, pace, plan, cancel
+        self._predictor, self._lock, self._cost, self._plan, self._cancel = predictor, lock, cost, plan, cancel
 
     def decode(self, index: int, box_xyxy: FloatArray, embedding: Embedding) -> SliceMask:
         """Returns the mask of a rectangle, without the pixels that the plan doesn't allow.
@@ -80,7 +80,7 @@ class SliceDecoder:
         mask = np.zeros(window.shape_hw, dtype=bool)
         mask[pixels] = (logits > 0) & inside[pixels]
         touches = self._touches(mask, inside, box_xyxy)
-        self._pace.decoded(time.perf_counter() - started)
+        self._cost.decoded(time.perf_counter() - started)
         return SliceMask(index, box_xyxy, mask, float(decoded.predicted_iou[0]), touches)
 
     def empty(self, index: int, box_xyxy: FloatArray) -> SliceMask:

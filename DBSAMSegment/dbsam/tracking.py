@@ -29,7 +29,7 @@ class TrackingRule:
     """
 
     margin_slice_distances: float = 1.0
-    margin_share: float = 0.05
+    margin_share: float = 0.1
     margin_pixels: float = 2.0
     least_predicted_iou: float = 0.4
     least_area_share: float = 0.1

@@ -17,7 +17,7 @@ from dbsam.encoding import SliceEncoder
 from dbsam.geometry import ImageGeometry, OrientedBox
 from dbsam.image import Volume, slice_of
 from dbsam.intensity import IntensityRule, IntensityWindow, resolve_intensity
-from dbsam.pacing import Pace, ProgressReporter
+from dbsam.pacing import ProgressReporter, SliceCost
 from dbsam.predictor import SlicePredictor
 from dbsam.progress import Cancelled, CancelToken, Progress
 from dbsam.prompts import Prompt, PromptPlan, SliceBoxes
@@ -129,7 +129,7 @@ class VolumeSegmenter:
         self.cache = EmbeddingCache() if cache is None else cache
         self.tracking = TrackingRule() if tracking is None else tracking
         self._batch_size = batch_size
-        self._pace = Pace()
+        self._cost = SliceCost()
         self._predictor_lock = threading.Lock()
         self._windows: OrderedDict[tuple[str, str], IntensityWindow] = OrderedDict()
         self._windows_lock = threading.Lock()
@@ -178,8 +178,8 @@ class VolumeSegmenter:
         cancel.raise_if_cancelled()
         window = self._window(volume, intensity)
         encoder = self._encoder(volume, plan.axis, window, cancel)
-        decoder = SliceDecoder(self.predictor, self._predictor_lock, self._pace, plan, cancel)
-        reporter = ProgressReporter(progress, self._pace, len(plan.indices), "segmenting")
+        decoder = SliceDecoder(self.predictor, self._predictor_lock, self._cost, plan, cancel)
+        reporter = ProgressReporter(progress, self._cost, len(plan.indices), "segmenting")
         found: Iterator[SliceMask]
         if strategy == "box":
             found = segment_by_box(plan, start, encoder, decoder, reporter, cancel)
@@ -259,7 +259,7 @@ class VolumeSegmenter:
         encoder = self._encoder(volume, axis_index, self._window(volume, intensity), cancel)
         waiting = [index for index in wanted if not encoder.holds(index, boxes[index])]
         present = len(wanted) - len(waiting)
-        reporter = ProgressReporter(progress, self._pace, len(waiting), "preparing slices")
+        reporter = ProgressReporter(progress, self._cost, len(waiting), "preparing slices")
         while waiting:
             capacity = encoder.cache_capacity
             room = 1 if capacity is None else capacity - present - encoder.encoded
@@ -273,7 +273,7 @@ class VolumeSegmenter:
 
     def _encoder(self, volume: Volume, axis: int, window: IntensityWindow, cancel: CancelToken) -> SliceEncoder:
         return SliceEncoder(
-            self.predictor, self._predictor_lock, self.cache, self._pace, self._batch_size, volume, axis, window, cancel
+            self.predictor, self._predictor_lock, self.cache, self._cost, self._batch_size, volume, axis, window, cancel
         )
 
     def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
