@@ -25,7 +25,9 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python Resources/Sample/demo.py --output output
+	$(BIN)/dbsam segment $(SAMPLE)/phantom_ct.nrrd --roi $(SAMPLE)/phantom_roi.mrk.json \
+	  --output output/segmentation.seg.nrrd --overlay output/overlay.png
+	$(BIN)/python benchmarks/score.py output/segmentation.seg.nrrd $(SAMPLE)/phantom_truth.nrrd
 
 test: $(STAMP)
 	$(BIN)/ruff check .

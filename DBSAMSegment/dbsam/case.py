@@ -107,7 +107,7 @@ def run_case(
         _check_inside(roi, volume, axis)
     segmenter = VolumeSegmenter(get_predictor())
     results, segments = [], []
-    for number, roi in enumerate(rois):
+    for roi in rois:
         result = segmenter.segment(
             volume,
             roi.box,
@@ -117,9 +117,7 @@ def run_case(
             progress=_naming(progress, roi.name) if len(rois) > 1 else progress,
             cancel=cancel,
         )
-        start_ijk = (result.extent_ijk[0][0], result.extent_ijk[1][0], result.extent_ijk[2][0])
-        segment = Segment(roi.name, result.mask_KJI, start_ijk, roi.color_rgb)
-        segments.append(replace(segment, color_rgb=segment.color(number)))
+        segments.append(Segment.from_result(roi.name, result, roi.color_rgb))
         results.append(result)
         _warn(roi.name, result)
     if _is_segmentation(case.output):

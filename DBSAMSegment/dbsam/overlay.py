@@ -20,7 +20,7 @@ _SUPERSAMPLING = 2  # drawn larger and averaged, so that lines have smooth edges
 _CONTEXT = 1.6  # side of the panel over the longer side of the ROI
 _GAP_PIXELS = 4
 _FILL_OPACITY = 0.22
-_BOX_RGB = (1.0, 0.93, 0.55)
+_BOX_RGB = (0.85, 0.97, 1.0)
 
 # How a radiologist expects a slice: RAS directions that point right and down in the picture.
 _PICTURE_AXES_RAS = {

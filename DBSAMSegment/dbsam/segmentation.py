@@ -13,11 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry import ImageGeometry
+
+if TYPE_CHECKING:
+    from dbsam.volume import VolumeSegmentation
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -55,6 +59,14 @@ class Segment:
     mask_KJI: NDArray[np.generic]
     offset_ijk: tuple[int, int, int] = (0, 0, 0)
     color_rgb: tuple[float, float, float] | None = None
+
+    @classmethod
+    def from_result(
+        cls, name: str, result: VolumeSegmentation, color_rgb: tuple[float, float, float] | None = None
+    ) -> Segment:
+        """The segment of what `dbsam.segment` returned."""
+        (first_i, _), (first_j, _), (first_k, _) = result.extent_ijk
+        return cls(name, result.mask_KJI, (first_i, first_j, first_k), color_rgb)
 
     def color(self, position: int) -> tuple[float, float, float]:
         """The colour of this segment as number `position` (from 0) of a segmentation."""
