@@ -1,0 +1,322 @@
+"""The module's panel: widgets to parameters and back, and what its buttons start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from .InferenceThread import Job
+from .KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
+from .LivePreview import LivePreview
+from .Packages import ensurePackages, missingPackages
+from .ResultPanel import ResultPanel
+from .ResultTimer import ResultTimer
+from .RunPanel import RunPanel
+from .SliceViews import fitRoiToView
+from .Views import sliceWidgets, startPlacingRoi
+
+if TYPE_CHECKING:
+    from dbsam.progress import Progress
+
+    from .Runs import RunReport, RunRequest, SegmentReport
+
+Finished = Callable[[Job], None]
+
+
+class Panel(VTKObservationMixin):
+    """Connects the panel's widgets with the module's parameters and logic.
+
+    Args:
+        ui: the widgets of Resources/UI/DBSAMSegment.ui.
+        logic: a DBSAMSegmentLogic.
+    """
+
+    def __init__(self, ui: Any, logic: Any) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui = ui
+        self.logic = logic
+        self._parameters: Any = None
+        self._guiTag: Any = None
+        runner = logic.runner
+        self.timer = ResultTimer(runner.thread)
+        self.run = RunPanel(ui, runner, self.timer, self._startRun, self._onDone, lambda: self._get("segmentation"))
+        self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
+        self.live = LivePreview(runner, self.timer, self._liveRequest, self._onReleased)
+        self._combos = {
+            "model": (ui.modelCombo, MODELS),
+            "device": (ui.deviceCombo, DEVICES),
+            "axis": (ui.axisCombo, AXES),
+            "strategy": (ui.strategyCombo, STRATEGIES),
+            "intensity": (ui.intensityCombo, INTENSITIES),
+            "mode": (ui.modeCombo, MODES),
+        }
+        for name, (combo, choices) in self._combos.items():
+            fillCombo(combo, choices, lambda value, name=name: self._set(name, value))
+        self._slots = (
+            (ui.roiSelector, "checkedNodesChanged()", self.onRoisChecked),
+            (ui.segmentSelector, "currentSegmentChanged(QString)", self.onSegmentChosen),
+            (ui.placeRoiButton, "clicked()", self.onPlaceRoi),
+            (ui.fitRoiButton, "clicked()", self.onFitRoi),
+            (ui.weightsButton, "clicked()", self.onWeights),
+        )
+        for widget, signal, slot in self._slots:
+            widget.connect(signal, slot)
+        self._updating = False
+
+    def close(self) -> None:
+        """Ends timers, observers and connections; the logic is closed by its owner."""
+        self.setParameterNode(None)
+        for widget, signal, slot in self._slots:
+            widget.disconnect(signal, slot)
+        self.live.close()
+        self.result.close()
+        self.run.close()
+        self.timer.close()
+        self.removeObservers()
+
+    def setParameterNode(self, parameters: Any) -> None:
+        """Shows the parameters of a scene and writes to them from now on; None lets go of them."""
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+            self.live.watch([])
+            self.result.endCorrection()
+        self._parameters = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self.ui)
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+        self._onParameters()
+
+    def rois(self) -> list[slicer.vtkMRMLMarkupsROINode]:
+        """The checked ROIs that still exist."""
+        return [node for node in (self._get("rois") or []) if node is not None and node.GetScene() is not None]
+
+    def onRoisChecked(self) -> None:
+        """Takes over which ROIs are checked; corrected boxes stay with their ROI."""
+        if self._updating or self._parameters is None:
+            return
+        former = self.rois()
+        entries = dict(zip(former, decodeKeyBoxes(self._get("keyBoxes"), len(former)), strict=True))
+        chosen = list(self.ui.roiSelector.checkedNodes())
+        with slicer.util.NodeModify(self._parameters.parameterNode):
+            self._parameters.rois = chosen
+            self._parameters.keyBoxes = encodeKeyBoxes([entries.get(node, RoiKeyBoxes()) for node in chosen])
+
+    def onSegmentChosen(self, segmentId: str) -> None:
+        """Takes over the segment of a single box."""
+        if not self._updating:
+            self._set("segmentId", segmentId or "")
+
+    def onPlaceRoi(self) -> None:
+        """Creates an ROI that the user draws in a slice view."""
+        with slicer.util.tryWithErrorDisplay(_("The box can't be drawn."), waitCursor=False):
+            roiNode = self._newRoi()
+            self._check(roiNode)
+            startPlacingRoi(roiNode)
+
+    def onFitRoi(self) -> None:
+        """Puts the checked ROI, or a new one, into the middle of the first slice view."""
+        with slicer.util.tryWithErrorDisplay(_("The box can't be placed."), waitCursor=False):
+            widgets = sliceWidgets()
+            if not widgets:
+                raise RuntimeError(_("There is no slice view: choose a layout with one."))
+            roiNode = self.rois()[0] if self.rois() else self._newRoi()
+            fitRoiToView(roiNode, widgets[0].mrmlSliceNode())
+            self._check(roiNode)
+
+    def onWeights(self) -> None:
+        """Opens the weights manager and takes up the model chosen there."""
+        with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
+            if not ensurePackages(self.ui.weightsButton.window()):
+                return
+            from .WeightsDialog import WeightsDialog
+
+            dialog = WeightsDialog(self.ui.weightsButton.window())
+            dialog.selectModel(self._get("model") or "")
+            dialog.exec_()
+            dialog.shutDown()
+            if dialog.chosenModel:
+                self._set("model", dialog.chosenModel)
+            dialog.deleteLater()
+
+    def isReady(self) -> tuple[bool, str]:
+        """Whether the parameters suffice for a run, and what is missing."""
+        if self._parameters is None or self._parameters.volume is None:
+            return False, _("Choose a volume.")
+        if not self.rois():
+            return False, _("Place a box around the structure, or check one.")
+        if any(node.GetNumberOfDefinedControlPoints() == 0 for node in self.rois()):
+            return False, _("Draw the box in a slice view: drag from corner to corner.")
+        return True, ""
+
+    def _startRun(
+        self,
+        onFinished: Finished,
+        onProgress: Callable[[Progress], None],
+        confirm: Callable[[float], bool] = lambda seconds: True,
+    ) -> Job | None:
+        parameters, roiNodes = self._parameters, self.rois()
+        segmentationNode = parameters.segmentation
+        request = self._request(roiNodes)
+        estimate = self.logic.runner.estimateSeconds(request)
+        if estimate is not None and not confirm(estimate):
+            return None
+        if segmentationNode is None:
+            segmentationNode = self._newSegmentation()
+            parameters.segmentation = segmentationNode
+        return self.logic.runner.start(
+            parameters.volume,
+            segmentationNode,
+            request,
+            mode=parameters.mode,
+            editorNode=self._editorNode(),
+            onFinished=onFinished,
+            onProgress=onProgress,
+        )
+
+    def _request(self, roiNodes: list[slicer.vtkMRMLMarkupsROINode]) -> RunRequest:
+        parameters = self._parameters
+        axis = self._axisIndex()
+        corrected = dict(zip(self.rois(), decodeKeyBoxes(parameters.keyBoxes, len(self.rois())), strict=True))
+        single = len(self.rois()) == 1 and parameters.segmentId
+        return self.logic.runner.request(
+            parameters.volume,
+            roiNodes,
+            [parameters.segmentId] if single else None,
+            parameters.segmentation,
+            model=parameters.model,
+            device=parameters.device,
+            axis=axis,
+            strategy=parameters.strategy,
+            intensity=parameters.intensity,
+            keyBoxes=[corrected[node].along(axis) if node in corrected else None for node in roiNodes],
+        )
+
+    def _liveRequest(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]:
+        if self._parameters is None or self._parameters.volume is None:
+            raise ValueError("no volume is chosen")
+        return self._parameters.volume, self._request([roiNode])
+
+    def _onReleased(self) -> None:
+        if self._get("live") and self.isReady()[0]:
+            self.live.clear()
+            if self.run.job is not None:
+                # The former box's result isn't wanted any more; this one starts when that run has ended.
+                self.run.job.cancel.cancel()
+                qt.QTimer.singleShot(100, self._onReleased)
+                return
+            self.run.onApply()
+
+    def _onDone(self, report: RunReport) -> None:
+        self.live.outlines.clear()
+        self.result.show(report)
+        if len(self.rois()) == 1 and report.segments:
+            self._set("segmentId", report.segments[0].segmentId)
+
+    def _redoFrom(self, segment: SegmentReport, index: int, box_xyxy: list[float]) -> None:
+        roiNode = self._roiOf(segment)
+        entries = decodeKeyBoxes(self._parameters.keyBoxes, len(self.rois()))
+        entry = entries[self.rois().index(roiNode)]
+        if entry.axis != segment.axis:
+            entry.axis, entry.boxes = segment.axis, {}
+        entry.boxes[index] = box_xyxy
+        self._parameters.keyBoxes = encodeKeyBoxes(entries)
+
+        def start(onFinished: Finished, onProgress: Callable[[Progress], None], _confirm: Any) -> Job:
+            return self.logic.runner.startRedo(
+                self._parameters.volume,
+                roiNode,
+                self._parameters.segmentation,
+                segment.segmentId,
+                index,
+                entry.boxes,
+                model=self._parameters.model,
+                device=self._parameters.device,
+                strategy=self._parameters.strategy,
+                intensity=self._parameters.intensity,
+                editorNode=self._editorNode(),
+                onFinished=onFinished,
+                onProgress=onProgress,
+            )
+
+        self.run.begin(start)
+
+    def _clearKeyBoxes(self, segment: SegmentReport) -> None:
+        entries = decodeKeyBoxes(self._parameters.keyBoxes, len(self.rois()))
+        entries[self.rois().index(self._roiOf(segment))] = RoiKeyBoxes()
+        self._parameters.keyBoxes = encodeKeyBoxes(entries)
+
+    def _roiOf(self, segment: SegmentReport) -> slicer.vtkMRMLMarkupsROINode:
+        rois = self.rois()
+        if len(rois) == 1:
+            return rois[0]
+        named = [node for node in rois if node.GetName() == segment.name]
+        if not named:
+            raise ValueError(f"No checked box has the name of the segment {segment.name!r}: check its box again.")
+        return named[0]
+
+    def _axisIndex(self) -> int:
+        from .Geometry import volumeGeometry
+
+        return volumeGeometry(self._parameters.volume).axis_index(self._parameters.axis)
+
+    def _editorNode(self) -> slicer.vtkMRMLSegmentEditorNode | None:
+        if not self._parameters.useMasking:
+            return None
+        return slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+
+    def _newRoi(self) -> slicer.vtkMRMLMarkupsROINode:
+        name = slicer.mrmlScene.GenerateUniqueName(_("Box"))
+        roiNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+        roiNode.CreateDefaultDisplayNodes()
+        displayNode = roiNode.GetDisplayNode()
+        if displayNode is not None:
+            displayNode.SetFillOpacity(0.1)
+            displayNode.SetHandlesInteractive(True)
+        return roiNode
+
+    def _newSegmentation(self) -> slicer.vtkMRMLSegmentationNode:
+        volumeNode = self._parameters.volume
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volumeNode.GetName()} segmentation")
+        node.CreateDefaultDisplayNodes()
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        return node
+
+    def _check(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
+        self.ui.roiSelector.setCheckState(roiNode, qt.Qt.Checked)
+
+    def _get(self, name: str) -> Any:
+        return getattr(self._parameters, name) if self._parameters is not None else None
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._parameters is not None and not self._updating:
+            setattr(self._parameters, name, value)
+
+    def _onParameters(self, *_: Any) -> None:
+        """Shows the parameters in the widgets that aren't connected by name."""
+        if self._updating:
+            return
+        self._updating = True
+        try:
+            if self._parameters is not None:
+                for name, (combo, _choices) in self._combos.items():
+                    showChoice(combo, getattr(self._parameters, name))
+                self.ui.segmentSelector.setCurrentNode(self._parameters.segmentation)
+                self.ui.segmentSelector.setCurrentSegmentID(self._parameters.segmentId)
+                chosen = self.rois()
+                for number in range(self.ui.roiSelector.nodeCount()):
+                    node = self.ui.roiSelector.nodeFromIndex(number)
+                    self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
+                self.live.watch(chosen if self._parameters.live and not missingPackages() else [])
+            self.ui.segmentSelector.enabled = len(self.rois()) <= 1
+        finally:
+            self._updating = False
+        self.run.setReady(*self.isReady())

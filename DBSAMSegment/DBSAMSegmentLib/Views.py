@@ -1,0 +1,39 @@
+"""The application's slice views, as far as there are any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from .SliceViews import ViewedSlice, viewedSlice
+
+
+def sliceWidgets() -> list[Any]:
+    """The qMRMLSliceWidgets of the present layout; none without a main window."""
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager is None:
+        return []
+    return [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
+
+
+def viewAlong(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int) -> tuple[Any, ViewedSlice] | None:
+    """The first view that shows slices along an axis of a volume, and the slice in it."""
+    for widget in sliceWidgets():
+        viewed = viewedSlice(widget.mrmlSliceNode(), volumeNode)
+        if viewed.axis == axis:
+            return widget, viewed
+    return None
+
+
+def startPlacingRoi(roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
+    """Lets the user draw the ROI in a slice view."""
+    scene = roiNode.GetScene()
+    selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interactionNode = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if selectionNode is None or interactionNode is None:
+        raise RuntimeError("This scene has no selection node, so that boxes can't be drawn: use Fit to view.")
+    selectionNode.SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsROINode")
+    selectionNode.SetActivePlaceNodeID(roiNode.GetID())
+    interactionNode.SetPlaceModePersistence(0)
+    interactionNode.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.Place)
