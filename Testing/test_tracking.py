@@ -95,6 +95,12 @@ def test_where_no_slice_is_trusted_the_best_one_is_still_shown() -> None:
     assert found_slices(result) == [9]
 
 
+def test_a_model_that_never_trusts_its_masks_still_follows_the_object() -> None:
+    predictor = ThresholdPredictor("slice", predicted_iou=lambda mask: 0.05)
+    result = track({k: [(10, 10, 25, 25)] for k in range(3, 12)}, predictor=predictor)
+    assert found_slices(result) == list(range(3, 12))
+
+
 def test_an_empty_prompt_gives_an_empty_mask_with_a_report_on_every_slice() -> None:
     result = track({})
     assert not result.labelmap_KJI().any()
@@ -157,9 +163,11 @@ def test_reports_of_dropped_slices_say_that_nothing_touches() -> None:
     assert not any(report.touches_edge for report in track(squares).slices if report.area_pixels == 0)
 
 
-def test_a_patience_of_no_slice_is_refused() -> None:
+def test_a_rule_that_could_not_follow_anything_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one slice"):
         TrackingRule(patience=0)
+    with pytest.raises(ValueError, match="at least one attempt"):
+        TrackingRule(start_attempts=0)
 
 
 def test_only_parts_that_overlap_the_anchor_are_kept_and_corners_connect() -> None:

@@ -63,8 +63,8 @@ def segment_by_tracking(
 ) -> Iterator[SliceMask]:
     """Yields the masks of the slices that the object spans, followed from `start` in both directions in turn.
 
-    Where `start` shows nothing that the model trusts, other slices are tried, spread over the plan. If none is
-    trusted, the best of them is the start; if all are empty, they are yielded empty.
+    Where `start` shows nothing that the model trusts, other slices are tried, spread over the plan. After some masks
+    that aren't trusted, the best of them is the start; if all slices are empty, they are yielded empty.
 
     Args:
         plan: The slices and their rectangles.
@@ -81,18 +81,23 @@ def segment_by_tracking(
     """
     steps = _Steps(plan, encoder, decoder)
     tried: list[SliceMask] = []
+    candidates: list[SliceMask] = []
     for index in _spread(plan.indices, start):
         tried.append(steps.mask(index, plan.boxes_xyxy[index], plan.nearest_first(index)[1:]))
-        if rule.is_good(tried[-1]):
+        progress.advance(0, to_encode=len(plan.indices) - len(tried))
+        candidates = [found for found in tried if found.area_pixels > 0]
+        if len(candidates) == rule.start_attempts:
             break
-    first = max(tried, key=lambda found: (rule.is_good(found), found.area_pixels > 0, found.predicted_iou))
-    if first.area_pixels == 0:
+        if candidates and candidates[-1].predicted_iou >= rule.least_predicted_iou:
+            break
+    if not candidates:
         logger.info("Nothing was found on any of the %d slices of the box.", len(tried))
         yield from tried
         progress.advance(len(tried), to_encode=0)
         return
+    first = max(candidates, key=lambda found: found.predicted_iou)
     if first.index != start:
-        logger.info("Slice %d shows no object; it is followed from slice %d.", start, first.index)
+        logger.info("Slice %d shows no object clearly; it is followed from slice %d.", start, first.index)
     yield first
     after = deque(index for index in plan.indices if index > first.index)
     before = deque(index for index in reversed(plan.indices) if index < first.index)

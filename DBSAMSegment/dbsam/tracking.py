@@ -24,6 +24,9 @@ class TrackingRule:
         margin_share: Margin as a share of the last mask's longer side.
         margin_pixels: Margin in pixels.
         least_predicted_iou: Below it, a slice counts as weak.
+        least_share_of_start_iou: Replaces `least_predicted_iou` by this share of the start slice's predicted IoU where
+            that is lower: some models, such as MedSAM, were trained without teaching them to judge their masks.
+        start_attempts: How many untrusted masks are looked at before the best of them becomes the start.
         least_area_share: Below this share of the last good slice's area, a slice counts as weak.
         patience: The object ends at this many weak or empty slices in a row.
     """
@@ -32,16 +35,16 @@ class TrackingRule:
     margin_share: float = 0.1
     margin_pixels: float = 2.0
     least_predicted_iou: float = 0.4
+    least_share_of_start_iou: float = 0.5
+    start_attempts: int = 5
     least_area_share: float = 0.1
     patience: int = 2
 
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ValueError(f"The patience of tracking must be at least one slice, not {self.patience}.")
-
-    def is_good(self, found: SliceMask) -> bool:
-        """Whether a mask is there and the model trusts it."""
-        return found.area_pixels > 0 and found.predicted_iou >= self.least_predicted_iou
+        if self.start_attempts < 1:
+            raise ValueError(f"Tracking needs at least one attempt to start, not {self.start_attempts}.")
 
 
 class Track:
@@ -68,6 +71,7 @@ class Track:
     ) -> None:
         self._last, self._last_area = start, start.area_pixels
         self._rule, self._window = rule, window
+        self._least_iou = min(rule.least_predicted_iou, rule.least_share_of_start_iou * start.predicted_iou)
         self._spacing_xy, self._slice_distance_mm = np.asarray(spacing_xy), slice_distance_mm
         self._undecided: list[SliceMask] = []
         self.ended = False
@@ -94,7 +98,7 @@ class Track:
         mask = parts_touching(found.mask, grown(self._last.mask, reach_xy[1], reach_xy[0]))
         found = replace(found, mask=mask, touches_edge=found.touches_edge and bool(mask.any()))
         self._undecided.append(found)
-        if self._rule.is_good(found) and not self._collapsed(found):
+        if self._is_trusted(found) and not self._collapsed(found):
             self._last, self._last_area = found, found.area_pixels
             return self.finish()
         if len(self._undecided) < self._rule.patience:
@@ -110,11 +114,14 @@ class Track:
     def _ending(self) -> list[SliceMask]:
         """The weak slices after the object's end: emptied, save a small last section, as rounded objects have."""
         decided = self.finish()
-        first_is_last_section = self._rule.is_good(decided[0]) and not any(weak.mask.any() for weak in decided[1:])
+        first_is_last_section = self._is_trusted(decided[0]) and not any(weak.mask.any() for weak in decided[1:])
         kept = 1 if first_is_last_section else 0
         return decided[:kept] + [
             replace(weak, mask=np.zeros_like(weak.mask), touches_edge=False) for weak in decided[kept:]
         ]
+
+    def _is_trusted(self, found: SliceMask) -> bool:
+        return found.area_pixels > 0 and found.predicted_iou >= self._least_iou
 
     def _collapsed(self, found: SliceMask) -> bool:
         return found.area_pixels < self._rule.least_area_share * self._last_area
