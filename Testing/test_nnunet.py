@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_an_rgb_picture_has_unit_pixels_of_unknown_size(tmp_path: Path) -> None:
     case = RawDataset(folder).read_case("a")
     assert np.array_equal(case.voxels_KJI, image[None])
     assert case.geometry.spacing_mm == (1.0, 1.0, 1.0)
-    assert (case.dimension, case.spacing_known) == (2, False)
+    assert (case.dimension, case.spacing_ijk_mm) == (2, None)
 
 
 def test_three_grey_files_named_red_green_blue_make_one_colour_image(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_an_oblique_volume_keeps_its_affine_in_ras(tmp_path: Path) -> None:
     expected[:3, 3] = [-10, 20, 30]
     np.testing.assert_allclose(case.geometry.ijk_to_ras, expected, atol=1e-5)
     assert case.voxels_KJI.shape == (2, 3, 4)
-    assert (case.dimension, case.spacing_known, case.problems) == (3, True, ())
+    assert (case.dimension, case.spacing_ijk_mm, case.problems) == (3, (0.5, 0.75, 3.0), ())
 
 
 def test_a_data_set_made_for_nnunet_alone_needs_no_further_keys(tmp_path: Path) -> None:
@@ -212,6 +213,24 @@ def test_a_label_file_that_lies_elsewhere_in_space_is_reported(tmp_path: Path) -
     labels.SetOrigin((0, 0, 10))
     sitk.WriteImage(labels, str(folder / "labelsTr/a.nii.gz"))
     assert "affine" in RawDataset(folder).read_case("a").problems[0]
+
+
+def test_a_volume_with_slightly_sheared_axes_is_read_with_its_spacing(tmp_path: Path) -> None:
+    content = {"labels": {"background": 0, "x": 1}, "file_ending": ".nii"}
+    folder = make_dataset(tmp_path / "Dataset913_Sheared", content)
+    for name, array in (
+        ("imagesTr/a_0000", np.zeros((2, 3, 4), np.int16)),
+        ("labelsTr/a", np.ones((2, 3, 4), np.uint8)),
+    ):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((1.0, 1.0, 3.0))
+        sitk.WriteImage(image, str(folder / f"{name}.nii"))
+        header = bytearray((folder / f"{name}.nii").read_bytes())
+        struct.pack_into("<2h", header, 252, 0, 1)  # no qform, an sform
+        struct.pack_into("<12f", header, 280, 1, 0.02, 0, 0, 0, 1, 0, 0, 0, 0, 3, 0)
+        (folder / f"{name}.nii").write_bytes(header)
+    spacing = RawDataset(folder).read_case("a").geometry.spacing_mm
+    assert spacing == pytest.approx((1.0, 1.0, 3.0), abs=1e-3)
 
 
 def test_missing_and_damaged_files_are_refused_by_case(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbsam.range_request import DownloadError
+
 logger = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except DownloadError as error:
+        print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print(f"dbsam-train {options.command}: stopped.", file=sys.stderr)
         return EXIT_FAILED

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
 from dbsam.image import Volume
-from dbsam.intensity import resolve_intensity
+from dbsam.intensity import IntensityWindow, resolve_intensity
 from dbsam_training.metrics import score_masks
 from dbsam_training.nnunet import Case, CaseError, DatasetInfo, RawDataset, Structure
 from dbsam_training.prompts import BoolArray, FloatArray, paper_boxes, roi_box, slice_stack
@@ -165,6 +165,11 @@ def _evaluate_case(
         return []
     result.problems.extend(Problem(name, case_name, reason, skipped=False) for reason in case.problems)
     volume = Volume(case.voxels_KJI, case.geometry)
+    try:
+        window = resolve_intensity("auto", volume.voxels)
+    except ValueError as error:  # a blank image
+        result.problems.append(Problem(name, case_name, str(error), skipped=True))
+        return []
     rows: list[Row] = []
     wants_example = all(example.dataset != name for example in result.examples)
     for group in _groups(dataset.structures(case), case.labels_KJI.size):
@@ -181,7 +186,7 @@ def _evaluate_case(
                 result.seconds[segmenter.name] += time.monotonic() - started
                 rows.extend(run.score(segmenter.name, masks[segmenter.name]))
             if wants_example and len(masks) == len(segmenters):
-                result.examples.append(run.example(masks, rows))
+                result.examples.append(run.example(masks, rows, window))
         wants_example = False
     return rows
 
@@ -215,9 +220,8 @@ class _PromptedGroup:
         return segmenter.segment_rois(self._volume, self._axis, self._rois)
 
     def score(self, model: str, masks: Sequence[BoolArray]) -> Iterator[Row]:
-        spacing = self._case.geometry.spacing_mm if self._case.spacing_known or self._case.dimension == 3 else None
         for structure, mask in zip(self._structures, masks, strict=True):
-            scores = score_masks(structure.mask_KJI, mask, spacing)
+            scores = score_masks(structure.mask_KJI, mask, self._case.spacing_ijk_mm)
             yield Row(
                 dataset=self._info.name,
                 case=self._case.name,
@@ -230,7 +234,9 @@ class _PromptedGroup:
                 nsd=scores.nsd,
             )
 
-    def example(self, masks: Mapping[str, Sequence[BoolArray]], rows: Sequence[Row]) -> Example:
+    def example(
+        self, masks: Mapping[str, Sequence[BoolArray]], rows: Sequence[Row], window: IntensityWindow
+    ) -> Example:
         """The largest slice of the group's largest object, as the models see it."""
         largest = int(np.argmax([np.count_nonzero(structure.mask_KJI) for structure in self._structures]))
         structure = self._structures[largest]
@@ -242,7 +248,6 @@ class _PromptedGroup:
             box = slice_boxes_xyxy(self._rois[largest], self._case.geometry, self._axis)[index]
         x_axis, y_axis = slice_axes(self._axis)
         spacing = self._case.geometry.spacing_mm
-        window = resolve_intensity("auto", self._volume.voxels)
         return Example(
             dataset=self._info.name,
             case=self._case.name,

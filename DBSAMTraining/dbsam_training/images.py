@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import logging
+import os
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 NIFTI_ENDINGS = (".nii", ".nii.gz")
@@ -25,12 +30,14 @@ class ImageFile:
     """An array (K,J,I[,3]) with its (4,4) affine from IJK to RAS in mm.
 
     `spacing_known` is False for pictures, whose pixels count as 1 mm. `non_finite` counts the NaN and infinite values
-    in the file, which the array may hold as zeros.
+    in the file, which the array may hold as zeros. `spacing_ijk_mm` is what the file states; the affine's columns have
+    the same lengths but for rounding.
     """
 
     array_KJI: NDArray[Any]
     ijk_to_ras: NDArray[np.float64]
     spacing_known: bool
+    spacing_ijk_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     non_finite: int = 0
 
 
@@ -47,7 +54,8 @@ def read_image(paths: Sequence[Path]) -> ImageFile:
     shapes = {file.array_KJI.shape for file in files}
     if len(files) != 3 or len(shapes) != 1 or files[0].array_KJI.ndim != 3:
         raise ValueError(f"{len(files)} channel files of shapes {sorted(shapes)} don't make a colour image")
-    return ImageFile(np.stack([file.array_KJI for file in files], axis=-1), files[0].ijk_to_ras, files[0].spacing_known)
+    colour = np.stack([file.array_KJI for file in files], axis=-1)
+    return replace(files[0], array_KJI=colour, non_finite=sum(file.non_finite for file in files))
 
 
 def read_labels(path: Path) -> ImageFile:
@@ -74,7 +82,7 @@ def read_labels(path: Path) -> ImageFile:
         array = whole.astype(np.int32)
     if array.min(initial=0) < 0:
         raise ValueError(f"the labels hold the negative id {array.min()}")
-    return ImageFile(array, file.ijk_to_ras, file.spacing_known)
+    return replace(file, array_KJI=array)
 
 
 def _read(path: Path, as_labels: bool) -> ImageFile:
@@ -101,7 +109,14 @@ def _read_picture(path: Path, as_labels: bool) -> ImageFile:
 def _read_with_simpleitk(path: Path) -> ImageFile:
     import SimpleITK as sitk  # slow to import, and pictures don't need it
 
-    image = sitk.ReadImage(str(path))
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise
+        logger.warning("%s has oblique axes that aren't perpendicular; the nearest perpendicular ones are used.", path)
+        with _environment("ITK_NIFTI_SFORM_PERMISSIVE", "ON"):
+            image = sitk.ReadImage(str(path))
     dimension = image.GetDimension()
     array = sitk.GetArrayFromImage(image)
     if dimension == 4 and image.GetSize()[3] == 1:
@@ -127,7 +142,22 @@ def _read_with_simpleitk(path: Path) -> ImageFile:
     affine[:3, :3] = directions * spacing
     affine[:3, 3] = origin
     non_finite = _non_finite_in_nifti(path) if path.name.endswith(NIFTI_ENDINGS) else _non_finite(array)
-    return ImageFile(array, LPS_TO_RAS @ affine, path.suffix.lower() not in (".tif", ".tiff"), non_finite)
+    spacing_known = path.suffix.lower() not in (".tif", ".tiff")
+    along_i, along_j, along_k = spacing.tolist()
+    return ImageFile(array, LPS_TO_RAS @ affine, spacing_known, (along_i, along_j, along_k), non_finite)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _non_finite(array: NDArray[Any]) -> int:

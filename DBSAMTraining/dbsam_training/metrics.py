@@ -112,9 +112,9 @@ def surface_dice(truth: BoolArray, prediction: BoolArray, spacing_mm: tuple[floa
 def scale_mask(mask: BoolArray, longer_side: int) -> BoolArray:
     """Scales a 2D mask to a longer side of so many pixels, taking the nearest pixel at each new pixel's centre."""
     factor = longer_side / max(mask.shape)
+    sizes = [max(1, round(size * factor)) for size in mask.shape]
     rows, columns = (
-        np.minimum(((np.arange(round(size * factor) or 1) + 0.5) / factor).astype(np.intp), size - 1)
-        for size in mask.shape
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for old, new in zip(mask.shape, sizes, strict=True)
     )
     return mask[np.ix_(rows, columns)]
 

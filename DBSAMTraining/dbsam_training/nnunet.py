@@ -55,8 +55,9 @@ class Case:
         voxels_KJI: (K,J,I), or (K,J,I,3) for colour, in the file's own type; a 2D image has K = 1.
         geometry: of both arrays; 1 mm pixels where the file has no spacing.
         labels_KJI: (K,J,I) integer label ids, 0 is background.
+        spacing_ijk_mm: as the file states it, None where a pixel has no physical size. The geometry's own differs from
+            it by rounding, which NSD notices wherever a distance equals the tolerance.
         dimension: 2 or 3.
-        spacing_known: False when a pixel has no physical size.
         problems: in words, what is suspicious but doesn't prevent use: unknown ids, no label at all, NaN voxels,
             another affine.
     """
@@ -65,8 +66,8 @@ class Case:
     voxels_KJI: NDArray[Any]
     geometry: ImageGeometry
     labels_KJI: NDArray[np.integer[Any]]
+    spacing_ijk_mm: tuple[float, float, float] | None
     dimension: int
-    spacing_known: bool
     problems: tuple[str, ...] = ()
 
 
@@ -166,8 +167,8 @@ class RawDataset:
             voxels_KJI=image.array_KJI,
             geometry=ImageGeometry(ijk_to_ras=ijk_to_ras, dimensions_ijk=(shape_KJI[2], shape_KJI[1], shape_KJI[0])),
             labels_KJI=labels.array_KJI,
+            spacing_ijk_mm=image.spacing_ijk_mm if spacing_known or not flat else None,
             dimension=2 if flat else 3,
-            spacing_known=spacing_known,
             problems=tuple(problems),
         )
 

@@ -23,6 +23,7 @@ def load_segmenters(
 
     Raises:
         ValueError: a name is unknown or given twice, or its weights can't be used.
+        DownloadError: weights couldn't be fetched.
     """
     repeated = [name for name in set(names) if names.count(name) > 1]
     if repeated:
@@ -40,6 +41,11 @@ def load_segmenters(
 
 def _load_model(name: str, label: str, device: str, strategy: str, batch_size: int) -> Segmenter:
     from dbsam.api import load_predictor  # baselines alone need no torch
+    from dbsam.checkpoint_info import CheckpointError
     from dbsam_training.model_segmenter import ModelSegmenter
 
-    return ModelSegmenter(label, load_predictor(name, device), strategy, batch_size)
+    try:
+        predictor = load_predictor(name, device)
+    except CheckpointError as error:
+        raise ValueError(f"{error} The baselines are {', '.join(BASELINES)}.") from error
+    return ModelSegmenter(label, predictor, strategy, batch_size)
