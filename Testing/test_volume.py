@@ -1,84 +1,26 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from phantoms import (
+    BRIGHT,
+    DARK,
+    assert_is_the_pear_in_the_box,
+    centred_grid,
+    centres_ras,
+    pear_volume,
+    random_rotation,
+    rotated_box,
+    segmenter,
+    stack_of_squares,
+    whole_box,
+)
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cache import EmbeddingCache
 from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.progress import Cancelled, CancelToken, Progress
-from dbsam.volume import SliceBoxes, SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
-
-BRIGHT, DARK = 200, 20
-
-
-def distance_to_pear_mm(points_ras: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Signed distance to two overlapping balls, which look different from every side; negative inside."""
-    large, small = np.array([3.0, -2.0, 1.0]), np.array([13.0, 4.0, 7.0])
-    return np.minimum(
-        np.linalg.norm(points_ras - large, axis=-1) - 13.0, np.linalg.norm(points_ras - small, axis=-1) - 8.0
-    )
-
-
-def centres_ras(geometry: ImageGeometry) -> NDArray[np.float64]:
-    """(K, J, I, 3) positions of all voxel centres."""
-    ijk = np.stack(np.indices(geometry.shape_KJI)[::-1], axis=-1)
-    return ijk @ geometry.ijk_to_ras[:3, :3].T + geometry.ijk_to_ras[:3, 3]
-
-
-def pear_volume(geometry: ImageGeometry) -> Volume:
-    inside = distance_to_pear_mm(centres_ras(geometry)) <= 0
-    return Volume(np.where(inside, BRIGHT, DARK).astype(np.uint8), geometry)
-
-
-def centred_grid(
-    rotation: NDArray[np.float64], spacing: tuple[float, float, float], dimensions: tuple[int, int, int]
-) -> ImageGeometry:
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation * np.array(spacing)
-    matrix[:3, 3] = np.array([6.0, 0.0, 3.0]) - matrix[:3, :3] @ ((np.array(dimensions) - 1) / 2)
-    return ImageGeometry(matrix, dimensions)
-
-
-def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
-    rotation, triangle = np.linalg.qr(rng.normal(size=(3, 3)))
-    return rotation * np.sign(np.diag(triangle))
-
-
-def rotated_box(rotation: NDArray[np.float64], half_mm: tuple[float, float, float]) -> OrientedBox:
-    return OrientedBox(np.array([6.0, 0.0, 3.0]), rotation.T * np.array(half_mm)[:, None])
-
-
-def assert_is_the_pear_in_the_box(result: VolumeSegmentation, box: OrientedBox) -> None:
-    """Within one pixel: no voxel is missing or too much that lies further than that from the surface."""
-    in_plane = [spacing for axis, spacing in enumerate(result.geometry.spacing_mm) if axis != result.axis]
-    points = centres_ras(result.geometry)
-    distance, in_box = distance_to_pear_mm(points), box.contains_ras(points)
-    mask = result.labelmap_KJI() > 0
-    assert mask[(distance < -max(in_plane)) & in_box].all()
-    assert not mask[distance > max(in_plane)].any()
-    assert not mask[~in_box].any()
-
-
-def segmenter(predictor: ThresholdPredictor | None = None, cache: EmbeddingCache | None = None) -> VolumeSegmenter:
-    return VolumeSegmenter(predictor or ThresholdPredictor(), cache)
-
-
-def whole_box(volume: Volume) -> OrientedBox:
-    dimensions = volume.geometry.dimensions_ijk
-    return OrientedBox.from_ijk((0, 0, 0), tuple(size - 1 for size in dimensions), volume.geometry)
-
-
-def stack_of_squares(squares: dict[int, tuple[int, int, int, int]], slices: int = 12, size: int = 40) -> Volume:
-    """Bright rectangles x0, y0, x1, y1 (pixels, included) on some K-slices of a dark volume of 1 x 1 x 1 mm."""
-    voxels = np.full((slices, size, size), DARK, np.uint8)
-    for index, (x0, y0, x1, y1) in squares.items():
-        voxels[index, y0 : y1 + 1, x0 : x1 + 1] = BRIGHT
-    return Volume(voxels, ImageGeometry.from_spacing((1, 1, 1), (size, size, slices)))
+from dbsam.volume import SliceBoxes, Volume
 
 
 @pytest.mark.parametrize("strategy", ["box", "track"])
@@ -212,166 +154,6 @@ def test_predicted_iou_is_reported_per_slice() -> None:
     box = OrientedBox.from_ijk((5, 5, 4), (34, 34, 5), volume.geometry)
     result = segmenter(predictor).segment(volume, box, axis=2, strategy="box")
     assert [report.predicted_iou for report in result.slices] == pytest.approx([0.5, 0.8])
-
-
-def test_the_next_prompt_on_the_same_slices_needs_no_encoder() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    predictor = ThresholdPredictor()
-    engine = segmenter(predictor)
-    first = engine.segment(volume, OrientedBox.from_ijk((7, 7, 2), (23, 23, 9), volume.geometry), axis=2)
-    encoded = predictor.encoded_slices
-    second = engine.segment(volume, OrientedBox.from_ijk((8, 7, 2), (22, 24, 9), volume.geometry), axis=2)
-    assert (first.cache_hits, second.cache_hits) == (0, 8)
-    assert predictor.encoded_slices == encoded == 8
-    engine.segment(volume, OrientedBox.from_ijk((0, 0, 2), (39, 39, 9), volume.geometry), axis=2)
-    assert predictor.encoded_slices > encoded  # the former regions don't hold this box
-
-
-def test_the_memory_limit_of_the_cache_holds_at_any_time_and_changes_no_result() -> None:
-    volume = pear_volume(centred_grid(np.eye(3), (1, 1, 2.5), (50, 46, 18)))
-    box = rotated_box(np.eye(3), (18.0, 16.0, 16.0))
-    cache = EmbeddingCache(3 * 128 * 128 * 3 * 4)  # three embeddings of the stand-in
-    predictor = ThresholdPredictor()
-    sizes = []
-    predictor.before_encode = lambda: sizes.append(cache.nbytes)
-    for strategy in ("box", "track"):
-        limited = segmenter(predictor, cache).segment(volume, box, strategy=strategy)
-        unlimited = segmenter().segment(volume, box, strategy=strategy)
-        assert np.array_equal(limited.mask_KJI, unlimited.mask_KJI)
-    assert 0 < max(sizes) <= cache.max_bytes
-    assert segmenter(predictor, EmbeddingCache(0)).segment(volume, box).slices == unlimited.slices
-
-
-@pytest.mark.parametrize("strategy", ["box", "track"])
-def test_a_cancelled_run_leaves_a_cache_from_which_the_next_run_goes_on(strategy: str) -> None:
-    volume = pear_volume(centred_grid(np.eye(3), (1, 1, 1.5), (50, 46, 30)))
-    box = rotated_box(np.eye(3), (18.0, 16.0, 16.0))
-    predictor = ThresholdPredictor()
-    undisturbed = segmenter().segment(volume, box, strategy=strategy)
-    engine, cancel, seen = segmenter(predictor), CancelToken(), []
-
-    def cancel_at_fifth(report: SliceReport, mask: NDArray[np.uint8]) -> None:
-        seen.append(report.index)
-        if len(seen) == 5:
-            cancel.cancel()
-
-    with pytest.raises(Cancelled):
-        engine.segment(volume, box, strategy=strategy, cancel=cancel, on_slice=cancel_at_fifth)
-    assert len(seen) == 5  # no further slice after the cancellation
-    again = engine.segment(volume, box, strategy=strategy)
-    assert np.array_equal(again.mask_KJI, undisturbed.mask_KJI)
-    assert again.slices == undisturbed.slices
-    assert again.cache_hits >= 5
-    assert predictor.encoded_slices == len(engine.cache)  # none was encoded twice
-
-
-def test_cancelling_while_a_slice_is_encoded_ends_the_run_and_keeps_that_slice() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    predictor, cancel = ThresholdPredictor(), CancelToken()
-    engine = segmenter(predictor)
-    predictor.before_encode = cancel.cancel
-    with pytest.raises(Cancelled):
-        engine.segment(volume, whole_box(volume), axis=2, cancel=cancel)
-    assert predictor.encoded_slices == len(engine.cache) == 1
-
-
-def test_a_token_cancelled_beforehand_lets_nothing_start() -> None:
-    volume = stack_of_squares({5: (10, 10, 20, 20)})
-    predictor, cancel = ThresholdPredictor(), CancelToken()
-    cancel.cancel()
-    for work in (segmenter(predictor).segment, segmenter(predictor).prefetch):
-        with pytest.raises(Cancelled):
-            work(volume, whole_box(volume), cancel=cancel)
-    assert predictor.encoded_slices == 0
-
-
-@pytest.mark.parametrize("strategy", ["box", "track"])
-def test_progress_counts_up_to_all_slices_and_ends_with_no_time_left(strategy: str) -> None:
-    volume = stack_of_squares(dict.fromkeys(range(3, 8), (10, 10, 20, 20)), slices=20)
-    steps: list[Progress] = []
-    box = OrientedBox.from_ijk((5, 5, 1), (30, 30, 16), volume.geometry)
-    segmenter().segment(volume, box, axis=2, strategy=strategy, start_slice=5, progress=steps.append)
-    done = [step.done for step in steps]
-    assert done == sorted(done)
-    assert (done[-1], steps[-1].total, steps[-1].seconds_left) == (16, 16, 0)
-    assert all(step.seconds_left is not None and step.seconds_left > 0 for step in steps[:-1])
-
-
-@pytest.mark.parametrize("strategy", ["box", "track"])
-def test_slices_are_shown_as_they_are_decided_and_add_up_to_the_result(strategy: str) -> None:
-    volume = stack_of_squares(dict.fromkeys(range(3, 9), (10, 10, 20, 20)))
-    shown: dict[int, NDArray[np.uint8]] = {}
-
-    def show(report: SliceReport, mask: NDArray[np.uint8]) -> None:
-        assert report.area_pixels == mask.sum()
-        shown[report.index] = mask
-
-    box = OrientedBox.from_ijk((5, 5, 1), (30, 30, 11), volume.geometry)
-    result = segmenter().segment(volume, box, axis=2, strategy=strategy, on_slice=show)
-    labelmap = result.labelmap_KJI()
-    assert all(np.array_equal(mask, labelmap[index]) for index, mask in shown.items())
-    assert sorted(shown) == [report.index for report in result.slices]
-    distances = [abs(index - 6) for index in shown]
-    assert max(np.diff(distances), default=0) <= 1  # from the middle outwards
-    assert distances[0] == 0
-
-
-def test_fast_models_get_batches_no_larger_than_asked_for() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    box = OrientedBox.from_ijk((5, 5, 0), (30, 30, 11), volume.geometry)
-    for strategy in ("box", "track"):
-        predictor = ThresholdPredictor()
-        VolumeSegmenter(predictor, batch_size=4).segment(volume, box, axis=2, strategy=strategy)
-        sizes = [len(batch) for batch in predictor.encoded]
-        assert (sizes[0], max(sizes), sum(sizes)) == (1, 4, 12), strategy
-
-
-def test_prefetched_slices_need_no_encoder_later() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    box = OrientedBox.from_ijk((7, 7, 2), (23, 23, 9), volume.geometry)
-    predictor = ThresholdPredictor()
-    engine = segmenter(predictor)
-    assert engine.prefetch(volume, box, axis=2, slice_indices=[5, 6]) == 2
-    assert engine.prefetch(volume, box, axis=2) == 6
-    assert engine.prefetch(volume, box, axis=2) == 0
-    assert engine.segment(volume, box, axis=2, strategy="box").cache_hits == 8
-    assert predictor.encoded_slices == 8
-
-
-def test_whole_slices_can_be_prefetched_before_anything_is_drawn() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    engine = segmenter(ThresholdPredictor("slice"))
-    assert engine.prefetch(volume, axis=2) == 12
-    box = OrientedBox.from_ijk((7, 7, 2), (23, 23, 9), volume.geometry)
-    assert engine.segment(volume, box, axis=2).cache_hits == 8
-
-
-def test_prefetching_stops_when_the_cache_is_full_and_pushes_out_nothing_of_its_own() -> None:
-    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
-    predictor = ThresholdPredictor("slice")
-    engine = segmenter(predictor, EmbeddingCache(5 * 128 * 128 * 3 * 4))
-    assert engine.prefetch(volume, axis=2) == 5
-    assert engine.prefetch(volume, axis=2) == 0
-    box = OrientedBox.from_ijk((7, 7, 4), (23, 23, 8), volume.geometry)
-    assert engine.segment(volume, box, axis=2).cache_hits == 5  # the middle slices are there
-
-
-def test_threads_may_share_a_segmenter() -> None:
-    volume = pear_volume(centred_grid(np.eye(3), (1, 1, 2.5), (50, 46, 18)))
-    boxes = [rotated_box(np.eye(3), (18.0 - n, 16.0 - n, 16.0)) for n in range(4)]
-    engine = segmenter()
-    together: dict[int, VolumeSegmentation] = {}
-
-    def work(number: int) -> None:
-        together[number] = engine.segment(volume, boxes[number], strategy="box")
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, box in enumerate(boxes):
-        assert_is_the_pear_in_the_box(together[number], box)
 
 
 def test_nan_voxels_are_background() -> None:
