@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_evaluate(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("dbsam").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
         return int(options.run(options))
     except (ValueError, FileNotFoundError) as error:

@@ -30,6 +30,7 @@ HOW_COMPUTED = """## How the figures are computed
 - DSC and NSD (surface Dice at 1 mm, as published by Nikolov et al.) per object: a structure of a case, or one
   instance. 3D: on the whole volume with its spacing. 2D without spacing: DSC on the image's own grid, NSD with 1 pixel
   tolerance on masks scaled to a longer side of 256.
+- Slice axis `auto`: along the largest spacing, else axial.
 - A data set's figure is the mean over its objects; a mean is the mean over data sets. Data sets that one box doesn't
   determine, and data sets whose masks a model made, are reported apart.
 - Intervals: 95 %, bootstrap over the cases of each data set. Tests: Wilcoxon's signed-rank test over the mean scores
@@ -49,7 +50,7 @@ def markdown_report(evaluation: Evaluation, summary: Summary, sheets: Sequence[s
     parts = [
         "# Evaluation",
         f"Split `{settings.split}`, {len(evaluation.datasets)} data sets, models: {', '.join(evaluation.models)}. "
-        "All figures in percent.",
+        f"Slice axis `{settings.axis}`, seed {settings.seed}. All figures in percent.",
     ]
     if settings.limit is not None:
         parts.append(f"**Only the first {settings.limit} cases of each data set.**")
@@ -197,6 +198,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _interval(mean: Mean) -> str:
+    if mean.cases == mean.datasets:  # a single case each: nothing to resample
+        return f"{100 * mean.value:.2f}"
     return f"{100 * mean.value:.2f} ({100 * mean.low:.2f}–{100 * mean.high:.2f})"
 
 
