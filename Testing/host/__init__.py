@@ -19,11 +19,11 @@ from typing import Any
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-import PySide6.QtWidgets  # noqa: E402, F401
-import slicer  # noqa: E402
-import slicer.util  # noqa: E402
+import PySide6.QtWidgets
+import slicer
+import slicer.util
 
-from host.signals import slot_errors  # noqa: E402
+from host.signals import slot_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {

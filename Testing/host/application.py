@@ -13,8 +13,8 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from host import api
-from host.modules import Modules, qSlicerModuleManager, qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget
+from host import api, modules
+from host.modules import Modules, qSlicerModuleManager
 from host.pythonqt import HostType, host_class, stored_properties
 from host.qt_module import qt, ui_classes
 from host.signals import emit
@@ -41,7 +41,8 @@ class FileReaders:
         return "VolumeFile"
 
     def loadNodes(self, kind: str, properties: dict[str, Any], loaded: Any = None, messages: Any = None) -> bool:
-        path, name = str(properties["fileName"]), properties.get("name") or Path(properties["fileName"]).name.split(".")[0]
+        path = str(properties["fileName"])
+        name = properties.get("name") or Path(path).name.split(".")[0]
         if kind == "VolumeFile":
             options = 1 if properties.get("labelmap") else 0
             node = slicer.modules.volumes.logic().AddArchetypeVolume(path, name, options)
@@ -69,7 +70,7 @@ class FileReaders:
         return bool(node.GetStorageNode().WriteData(node))
 
 
-class qSlicerApplication(host_class(QtWidgets.QApplication)):  # type: ignore[misc]
+class qSlicerApplication(host_class(QtWidgets.QApplication)):
     """The application object."""
 
     _host_class, _api = True, "slicer.qSlicerApplication"
@@ -165,7 +166,11 @@ def make_widget_classes() -> dict[str, type]:
     for name in api.listed_classes("slicer.") - set(written):
         written[name] = plain_class(f"slicer.{name}", QtWidgets.QWidget)
     ui_classes.update(written)
-    scripted = (qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget, qSlicerModuleManager)
+    scripted = (
+        modules.qSlicerScriptedLoadableModule,
+        modules.qSlicerScriptedLoadableModuleWidget,
+        qSlicerModuleManager,
+    )
     return written | {cls.__name__: cls for cls in scripted}
 
 
@@ -173,6 +178,7 @@ def install(testing: bool) -> Any:
     """Create the application and put it, the scene and the widget classes into `slicer`."""
     for name, value in make_widget_classes().items():
         setattr(slicer, name, value)
+    slicer.qSlicerSegmentEditorAbstractEffect = slicer.qSlicerSegmentEditorScriptedEffect
     slicer.modules = Modules()
     slicer.app = qSlicerApplication(testing)
     slicer.app._start()

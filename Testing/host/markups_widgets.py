@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtWidgets
 
@@ -15,7 +15,7 @@ class qSlicerMarkupsPlaceWidget(Widget, SceneAware):
     """Buttons that start placing points of a markups node and delete them."""
 
     _host_class, _api = True, "slicer.qSlicerMarkupsPlaceWidget"
-    _defaults = {"buttonsVisible": True, "deleteAllControlPointsOptionVisible": True}
+    _defaults: ClassVar = {"buttonsVisible": True, "deleteAllControlPointsOptionVisible": True}
     ShowPlaceMultipleMarkupsOption, HidePlaceMultipleMarkupsOption = 0, 1
     ForcePlaceSingleMarkup, ForcePlaceMultipleMarkups = 2, 3
 
@@ -60,7 +60,8 @@ class qSlicerMarkupsPlaceWidget(Widget, SceneAware):
 
     def _get_currentNodeActive(self) -> bool:
         selection = self.selectionNode()
-        return selection is not None and self._node is not None and selection.GetActivePlaceNodeID() == self._node.GetID()
+        known = selection is not None and self._node is not None
+        return known and selection.GetActivePlaceNodeID() == self._node.GetID()
 
     def _set_currentNodeActive(self, active: bool) -> None:
         if active and self._node is not None:

@@ -30,7 +30,7 @@ class Modules:
     """`slicer.modules`: module objects by lower-case name, widgets as `<Name>Widget`."""
 
 
-class qSlicerCoreModule(host_class(QtCore.QObject)):  # type: ignore[misc]
+class qSlicerCoreModule(host_class(QtCore.QObject)):
     """A module of slicer-core: it has a logic."""
 
     _host_class, _api = True, "slicer.qSlicerAbstractCoreModule"
@@ -47,7 +47,7 @@ class qSlicerCoreModule(host_class(QtCore.QObject)):  # type: ignore[misc]
         return None
 
 
-class qSlicerScriptedLoadableModule(host_class(QtCore.QObject)):  # type: ignore[misc]
+class qSlicerScriptedLoadableModule(host_class(QtCore.QObject)):
     """A module file: its classes are instantiated as Slicer does it."""
 
     _host_class, _api = True, "slicer.qSlicerScriptedLoadableModule"
@@ -79,7 +79,7 @@ class qSlicerScriptedLoadableModule(host_class(QtCore.QObject)):  # type: ignore
         return qSlicerScriptedLoadableModuleWidget(self._name)
 
 
-class qSlicerScriptedLoadableModuleWidget(host_class(QtWidgets.QWidget), SceneAware):  # type: ignore[misc]
+class qSlicerScriptedLoadableModuleWidget(host_class(QtWidgets.QWidget), SceneAware):
     """The widget that holds a scripted module's panel."""
 
     _host_class, _api = True, "slicer.qSlicerScriptedLoadableModuleWidget"
@@ -143,7 +143,7 @@ class _SegmentEditorRepresentation:
         return self
 
 
-class qSlicerModuleManager(host_class(QtCore.QObject)):  # type: ignore[misc]
+class qSlicerModuleManager(host_class(QtCore.QObject)):
     """Loads module files and knows what is loaded."""
 
     _host_class, _api = True, "slicer.qSlicerModuleManager"

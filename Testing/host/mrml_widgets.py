@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import shiboken6
 from PySide6 import QtWidgets
@@ -12,8 +11,10 @@ from PySide6 import QtWidgets
 from host.pythonqt import host_class
 from host.qt_module import qt
 from host.signals import emit
-from host.widgets_ctk import ctkCollapsibleButton, ctkRangeWidget, ctkSliderWidget
+from host.value_widgets import ctkRangeWidget, ctkSliderWidget
+from host.widgets_ctk import ctkCollapsibleButton
 
+_SCENE_EVENTS = ("NodeAdded", "NodeRemoved", "EndClose", "EndImport", "EndBatchProcess")
 Widget: Any = host_class(QtWidgets.QWidget)
 
 
@@ -41,12 +42,10 @@ class SceneAware:
         for subject, tag in self._scene_observations:
             subject.RemoveObserver(tag)
         self._scene = scene
-        events = () if scene is None else (
-            scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent, scene.EndBatchProcessEvent
-        )
+        events = [getattr(scene, f"{name}Event") for name in _SCENE_EVENTS] if scene is not None else []
         self._scene_observations = tuple((scene, observe(scene, event, self, "_scene_changed")) for event in events)
         self._scene_changed()
-        emit(self, "mrmlSceneChanged(vtkMRMLScene*)", scene)  # type: ignore[arg-type]
+        emit(self, "mrmlSceneChanged(vtkMRMLScene*)", scene)
 
     def mrmlScene(self) -> Any:
         return self._scene
@@ -75,7 +74,7 @@ class qMRMLRangeWidget(ctkRangeWidget, SceneAware):
     _host_class, _api = True, "slicer.qMRMLRangeWidget"
 
 
-class qMRMLSpinBox(host_class(QtWidgets.QDoubleSpinBox), SceneAware):  # type: ignore[misc]
+class qMRMLSpinBox(host_class(QtWidgets.QDoubleSpinBox), SceneAware):
     _host_class, _api = True, "slicer.qMRMLSpinBox"
 
 
@@ -83,7 +82,7 @@ class qMRMLNodeComboBox(Widget, SceneAware):
     """Chooses a node of the scene by class, attribute and visibility."""
 
     _host_class, _api = True, "slicer.qMRMLNodeComboBox"
-    _defaults = {
+    _defaults: ClassVar = {
         "addEnabled": True, "removeEnabled": True, "selectNodeUponCreation": True, "showChildNodeTypes": True,
         "noneDisplay": "None",
     }  # fmt: skip
@@ -133,11 +132,12 @@ class qMRMLNodeComboBox(Widget, SceneAware):
         kind = exact or (self.showChildNodeTypes and any(node.IsA(t) for t in self._node_types))
         hidden = node.GetHideFromEditors() and not self.showHidden
         excluded = any(node.IsA(t) for t in self.hideChildNodeTypes or ())
-        return kind and not hidden and not excluded and all(
+        attributes = all(
             node.GetAttribute(name) is not None and value in (None, "", node.GetAttribute(name))
             for node_type, name, value in self._attributes
             if node.IsA(node_type)
         )
+        return kind and attributes and not hidden and not excluded
 
     def _nodes(self) -> list[Any]:
         if self._scene is None:

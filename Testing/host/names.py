@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-import slicer.util
 from PySide6 import QtCore
 
 from host import api
 from host.pythonqt import find_pyside
 from host.signals import normalized
 
-# Dynamic properties that Slicer itself reads from .ui files.
-DYNAMIC_PROPERTIES = {"SlicerParameterName", "SlicerPackParameterName"}
+# Set in .ui files without being Qt properties: Slicer and the form loader read them.
+DYNAMIC_PROPERTIES = {"SlicerParameterName", "SlicerPackParameterName", "buddy"}
+
+# Classes of `slicer` that exist without being described in the list.
+UNLISTED = {"qSlicerSegmentEditorAbstractEffect", "qSlicerScriptedLoadableModule", "qSlicerScriptedLoadableModuleWidget"}
 
 
 def _qualified(class_name: str) -> str | None:
-    """ "ctk.ctkSliderWidget" of "ctkSliderWidget", where Slicer has the class."""
+    """The name with its module (ctkSliderWidget: ctk.ctkSliderWidget), where Slicer has the class."""
     if class_name in api.listed_classes("slicer."):
         return f"slicer.{class_name}"
     for module in ("ctk", "qt"):
@@ -69,16 +71,25 @@ def _connection_problems(path: Path, connection: ElementTree.Element, classes: d
         widget = api.class_names("qt.QWidget")
         if names is None or widget is None:
             continue
-        signals = {normalized(s) for s in names.signals + widget.signals}
-        known = normalized(signature) in signals or (kind == "slot" and signature.split("(")[0] in names.all | widget.all)
-        if not known:
+        known = normalized(signature) in {normalized(s) for s in names.signals + widget.signals}
+        is_method = kind == "slot" and signature.split("(")[0] in names.all | widget.all
+        if not known and not is_method:
             yield f"{path.name}: {owner} ({classes.get(owner)}) has no {kind} {signature}"
 
 
 def problems_of_source(path: Path) -> list[str]:
-    """Names of `qt`, `ctk`, `slicer.util` and widget classes of `slicer` that a source uses and Slicer lacks."""
+    """Names of `qt`, `ctk`, `slicer.util` and widget classes of `slicer` that a source uses and Slicer 5.10 lacks.
+
+    A name that the source asks for with `hasattr` may be newer.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    detected = {
+        (ast.unparse(call.args[0]), call.args[1].value)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "hasattr" and isinstance(call.args[1], ast.Constant)
+    }
     problems = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Attribute):
             continue
         owner = ast.unparse(node.value)
@@ -86,13 +97,13 @@ def problems_of_source(path: Path) -> list[str]:
             added = {"Signal", "Slot", "Property"} if owner == "qt" else set()
             known = node.attr in api.module_names(owner) | added
         elif owner == "slicer" and node.attr.startswith(("qMRML", "qSlicer")):
-            known = node.attr in api.listed_classes("slicer.")
+            known = node.attr in api.listed_classes("slicer.") | UNLISTED
         elif owner.startswith(("qt.Q", "ctk.ctk")) and "." in owner and owner.count(".") == 1:
             allowed = api.allowed_names(owner)
             known = allowed is None or node.attr in allowed or node.attr.startswith("__")
         else:
             continue
-        if not known:
+        if not known and (owner, node.attr) not in detected:
             problems.append(f"{path.name}:{node.lineno}: Slicer 5.10 has no {owner}.{node.attr}")
     return problems
 
@@ -105,10 +116,9 @@ def problems_of_signatures(path: Path) -> list[str]:
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
         if not is_call or node.func.attr not in ("connect", "disconnect"):
             continue
-        signature = node.args[0]
-        if isinstance(signature, ast.Constant) and isinstance(signature.value, str):
-            if normalized(signature.value) not in known:
-                problems.append(f"{path.name}:{node.lineno}: no class has a signal {signature.value}")
+        signature = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+        if isinstance(signature, str) and normalized(signature) not in known:
+            problems.append(f"{path.name}:{node.lineno}: no class has a signal {signature}")
     return problems
 
 
@@ -124,10 +134,3 @@ def _all_signals() -> Iterator[str]:
         if isinstance(found, type) and issubclass(found, QtCore.QObject) and api.class_names(f"qt.{name}") is None:
             meta = found.staticMetaObject
             yield from (bytes(meta.method(i).methodSignature().data()).decode() for i in range(meta.methodCount()))
-
-
-def newer_than_510(path: Path) -> list[str]:
-    """Names of `slicer.util` that this slicer-core has and Slicer 5.10 lacks (they need `hasattr`)."""
-    newer = set(slicer.util.__all__) - api.module_names("slicer.util")
-    source = path.read_text(encoding="utf-8")
-    return [f"{path.name}: slicer.util.{name} came after 5.10" for name in newer if f"slicer.util.{name}" in source]

@@ -11,9 +11,8 @@ from typing import Any
 import slicer
 import vtk
 
-from host.parameter_types import (
+from host.parameter_annotations import (
     Choice,
-    Codec,
     Decimals,
     Default,
     Maximum,
@@ -21,9 +20,8 @@ from host.parameter_types import (
     SingleStep,
     Validator,
     WithinRange,
-    codec_for,
-    split_annotations,
 )
+from host.parameter_types import Codec, codec_for, split_annotations
 from host.qt_module import qt
 
 _PROPERTY = "SlicerParameterName"
@@ -68,8 +66,8 @@ def parameterPack(cls: type | None = None) -> Any:
     for name in members:
         setattr(cls, name, member(name))
     own: dict[str, Any] = {"_is_parameterPack": True, "allParameters": members}
-    own["__eq__"] = lambda self, other: getattr(other, "allParameters", None) is members and all(
-        getattr(self, n) == getattr(other, n) for n in members
+    own["__eq__"] = lambda self, other: (
+        getattr(other, "allParameters", None) is members and all(getattr(self, n) == getattr(other, n) for n in members)
     )
     own["__repr__"] = lambda self: f"{cls.__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in members)})"
     if "__init__" not in cls.__dict__:
@@ -214,8 +212,8 @@ def parameterNodeWrapper(cls: type | None = None) -> Any:
             setattr(cls, name, value)
     for name, (_, codec, _) in members.items():
         setattr(cls, name, parameter(name, codec))
-    cls.allParameters = members  # type: ignore[attr-defined]
-    cls._is_parameter_node_wrapper = True  # type: ignore[attr-defined]
+    cls.allParameters = members
+    cls._is_parameter_node_wrapper = True
     return cls
 
 
@@ -225,6 +223,7 @@ def findChildWidgetForParameter(widget: Any, parameter: str) -> Any:
 
 
 _PATHS = (pathlib.Path, pathlib.PurePath)
+_TEXTS = (int, float, str, bool)
 # Widget class -> (types that Slicer's wrapper connects to it, signal, property)
 _CONNECTABLE: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "QCheckBox": (lambda kind: kind is bool, "stateChanged(int)", "checked"),
@@ -233,7 +232,7 @@ _CONNECTABLE: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "QSpinBox": (lambda kind: kind is int, "valueChanged(int)", "value"),
     "QDoubleSpinBox": (lambda kind: kind is float, "valueChanged(double)", "value"),
     "ctkSliderWidget": (lambda kind: kind is float, "valueChanged(double)", "value"),
-    "QComboBox": (lambda kind: kind in (int, float, str, bool) or issubclass(kind, enum.Enum), "currentIndexChanged(int)", ""),
+    "QComboBox": (lambda kind: kind in _TEXTS or issubclass(kind, enum.Enum), "currentIndexChanged(int)", ""),
     "QLineEdit": (lambda kind: kind is str, "textChanged(QString)", "text"),
     "QTextEdit": (lambda kind: kind is str, "textChanged()", "plainText"),
     "ctkPathLineEdit": (lambda kind: issubclass(kind, _PATHS), "currentPathChanged(QString)", "currentPath"),

@@ -10,72 +10,13 @@ import enum
 import pathlib
 import types
 import typing
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Iterator, MutableMapping, MutableSequence
 from dataclasses import dataclass
 from typing import Any
 
 import slicer
 
-
-@dataclass
-class Default:
-    value: Any = None
-    generator: Callable[[], Any] | None = None
-
-    def make(self) -> Any:
-        return self.generator() if self.generator is not None else self.value
-
-
-@dataclass
-class Decimals:
-    value: int
-
-
-@dataclass
-class SingleStep:
-    value: float
-
-
-class Validator:
-    def validate(self, value: Any) -> None:
-        raise NotImplementedError
-
-
-@dataclass
-class WithinRange(Validator):
-    minimum: float
-    maximum: float
-
-    def validate(self, value: Any) -> None:
-        if not self.minimum <= value <= self.maximum:
-            raise ValueError(f"Value must be within [{self.minimum}, {self.maximum}], is {value}")
-
-
-@dataclass
-class Minimum(Validator):
-    minimum: float
-
-    def validate(self, value: Any) -> None:
-        if value < self.minimum:
-            raise ValueError(f"Value must be at least {self.minimum}, is {value}")
-
-
-@dataclass
-class Maximum(Validator):
-    maximum: float
-
-    def validate(self, value: Any) -> None:
-        if value > self.maximum:
-            raise ValueError(f"Value must be at most {self.maximum}, is {value}")
-
-
-@dataclass
-class Choice(Validator):
-    choices: Any
-
-    def validate(self, value: Any) -> None:
-        if value not in self.choices:
-            raise ValueError(f"Value must be one of {self.choices}, is {value!r}")
+from host.parameter_annotations import Validator
 
 
 def split_annotations(annotated: Any) -> tuple[Any, list[Any]]:
@@ -365,5 +306,5 @@ def codec_for(annotated: Any) -> Codec:
         return NodeCodec(kind, validators)
     if isinstance(kind, type) and (kind in (int, float, str, bool) or issubclass(kind, (enum.Enum, pathlib.PurePath))):
         return Codec(kind, validators)
-    hint = " (write Optional[X]: Slicer 5.10 has no serializer for X | None)" if isinstance(kind, types.UnionType) else ""
+    hint = "; Slicer 5.10 has none for X | None, write Optional[X]" if isinstance(kind, types.UnionType) else ""
     raise TypeError(f"Unable to create serializer for type: {kind}{hint}")

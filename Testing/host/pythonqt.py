@@ -6,6 +6,7 @@ signature, and a name that the class doesn't have raises AttributeError. Every r
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import types
 from collections.abc import Callable, Iterable
@@ -17,14 +18,25 @@ from host import api
 from host.signals import SignalFunction, connect, disconnect, has_signal, python_signals
 
 QObject = QtCore.QObject
-_PROPERTY_TYPES: dict[str, Any] = {"bool": bool, "int": int, "double": float, "QString": str, "QStringList": "QStringList"}
+_PROPERTY_TYPES: dict[str, Any] = {
+    "bool": bool,
+    "int": int,
+    "double": float,
+    "QString": str,
+    "QStringList": "QStringList",
+}
 _DEFAULTS: dict[str, Any] = {"bool": False, "int": 0, "double": 0.0, "QString": "", "QStringList": []}
 _BELOW = ("Shiboken", "builtins", "PySide6.QtCore", "PySide6.QtGui", "PySide6.QtWidgets", "PySide6.QtUiTools")
 # PySide6 looks these virtual methods up on the object, though Slicer's list has no such names.
 _ASKED_BY_PYSIDE = frozenset({"connectNotify", "disconnectNotify", "initViewItemOption"})
+ui_being_loaded: list[bool] = []
 _being_read: set[tuple[int, str]] = set()
 _HOST_CLASSES: dict[type, type] = {}  # PySide6 class -> the class that code under test sees
-_get = QObject.__getattribute__
+
+
+def _get(instance: QObject, name: str) -> Any:
+    """PySide6's own attribute; classes with methods that are both static and not have their own look-up."""
+    return pyside_base(type(instance)).__getattribute__(instance, name)
 
 
 class NotInStandIn(NotImplementedError):
@@ -79,6 +91,8 @@ def adopt(value: Any) -> Any:
     if isinstance(value, QObject):
         if type(value).__module__.startswith("PySide6"):
             value.__class__ = host_class(type(value))
+            # Shiboken counts two references to an object's class and drops both at its end; assigning moves one.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(type(value)))
     elif isinstance(value, list | tuple) and any(isinstance(item, QObject) for item in value):
         return type(value)(adopt(item) for item in value)
     return value
@@ -89,7 +103,7 @@ def pyside_base(cls: type) -> type:
     return next(base for base in cls.__mro__ if base.__module__.startswith("PySide6"))
 
 
-class HostType(type(QObject)):  # type: ignore[misc]  # Shiboken's metaclass has no stub
+class HostType(type(QObject)):  # Shiboken's metaclass has no stub
     """Metaclass of everything derived from QObject: adds listed properties, flat enums and PythonQt's lookup."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> HostType:
@@ -167,7 +181,7 @@ def stored_properties(kinds: dict[str, type]) -> dict[str, Any]:
     for name, kind in kinds.items():
         default = None if kind is object else kind()
         made[name] = QtCore.Property(
-            {list: "QStringList", object: "QVariant"}.get(kind, kind),  # type: ignore[call-overload]
+            {list: "QStringList", object: "QVariant"}.get(kind, kind),
             lambda self, name=name, default=default: _get(self, "__dict__").get(f"_value_{name}", default),
             lambda self, value, name=name: _get(self, "__dict__").__setitem__(f"_value_{name}", value),
         )
@@ -187,7 +201,8 @@ def _read(self: QObject, name: str) -> Any:
     if name.startswith("_") or name in _ASKED_BY_PYSIDE or _defined_in_python(self, name):
         return _get(self, name)
     cls, host = type(self), host_base(type(self))
-    meta = QObject.metaObject(self)
+    meta = cls.staticMetaObject  # not self.metaObject(): PySide6 forgets the shared wrapper when the object goes
+    name = "exec" if name == "exec_" else name
     allowed = api.allowed_names(host._api)
     if allowed is None or name in allowed or name in python_signals(cls):
         index = meta.indexOfProperty("objectName" if name == "name" else name)
@@ -227,7 +242,7 @@ def _write(self: QObject, name: str, value: Any) -> None:
         pyside_base(type(self)).__setattr__(self, name, value)
         return
     cls, host = type(self), host_base(type(self))
-    meta = QObject.metaObject(self)
+    meta = cls.staticMetaObject
     allowed = api.allowed_names(host._api)
     known = allowed is None or name in allowed
     index = meta.indexOfProperty("objectName" if name == "name" else name) if known else -1
@@ -241,6 +256,8 @@ def _write(self: QObject, name: str, value: Any) -> None:
         raise AttributeError(f"Slot or signal '{name}' can not be overwritten on {host.__name__} object")
     elif name in [bytes(item.data()).decode() for item in QObject.dynamicPropertyNames(self)]:
         QObject.setProperty(self, name, value)
+    elif isinstance(value, QObject) and QObject.objectName(value) == name and ui_being_loaded:
+        return  # PySide6's loader offers the children as attributes; they are found by name anyway
     elif cls is host:
         raise AttributeError(f"'{name}' does not exist on {host.__name__} and creating new attributes is not allowed")
     else:
@@ -273,9 +290,7 @@ def _find_children(self: QObject, kind: Any = QObject, name: str = "") -> list[Q
     def matches(child: QObject) -> bool:
         return _inherits(adopt(child), kind) if isinstance(kind, str) else isinstance(child, kind)
 
-    return [
-        adopt(child) for child in _descendants(self) if matches(child) and name in ("", QObject.objectName(child))
-    ]
+    return [adopt(child) for child in _descendants(self) if matches(child) and name in ("", QObject.objectName(child))]
 
 
 def _find_child(self: QObject, kind: Any = QObject, name: str = "") -> QObject | None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from host import api
-from host.pythonqt import HostType, ValueClass, adopt, find_pyside, host_class
+from host.pythonqt import HostType, ValueClass, adopt, find_pyside, host_class, ui_being_loaded
 
 # Names that PythonQt adds to `qt` for Python subclasses.
 _FOR_SUBCLASSES = {"Signal": QtCore.Signal, "Slot": QtCore.Slot, "Property": QtCore.Property}
@@ -54,7 +54,7 @@ class _DesignerLoader(QtUiTools.QUiLoader):
         return widget
 
 
-class UiLoader(host_class(QtCore.QObject)):  # type: ignore[misc]
+class UiLoader(host_class(QtCore.QObject)):
     """`qt.QUiLoader`, refusing classes that Slicer doesn't have."""
 
     _host_class, _api = True, "qt.QUiLoader"
@@ -72,7 +72,11 @@ class UiLoader(host_class(QtCore.QObject)):  # type: ignore[misc]
         buffer = QtCore.QBuffer()
         buffer.setData(ElementTree.tostring(document))
         ui_errors.clear()
-        widget = _DesignerLoader().load(buffer, parent)
+        ui_being_loaded.append(True)
+        try:
+            widget = _DesignerLoader().load(buffer, parent)
+        finally:
+            ui_being_loaded.pop()
         if ui_errors:
             raise RuntimeError("; ".join(ui_errors))
         _connect_as_in_file(adopt(widget), connections)
@@ -91,7 +95,7 @@ def _first_of_tuple(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         return function(*args)[0]
 
-    return staticmethod(call)  # type: ignore[return-value]
+    return staticmethod(call)
 
 
 def _special_class(base: type, **namespace: Any) -> type:
@@ -128,8 +132,8 @@ def make_module() -> types.ModuleType:
         setattr(module, name, value)
         return value
 
-    module.__getattr__ = lookup  # type: ignore[method-assign]
-    module.__dir__ = lambda: sorted(api.module_names("qt"))  # type: ignore[method-assign]
+    module.__getattr__ = lookup
+    module.__dir__ = lambda: sorted(api.module_names("qt"))
     return module
 
 

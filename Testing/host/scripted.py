@@ -167,8 +167,8 @@ def install() -> None:
     from host import segment_effect
 
     slicer.selfTests = {}
-    bases = (ScriptedLoadableModule, ScriptedLoadableModuleWidget, ScriptedLoadableModuleLogic, ScriptedLoadableModuleTest)
-    _module("slicer.ScriptedLoadableModule", {base.__name__: base for base in bases})
+    bases = {name: value for name, value in globals().items() if name.startswith("ScriptedLoadableModule")}
+    _module("slicer.ScriptedLoadableModule", bases)
     _module("slicer.i18n", {"tr": lambda text: text, "translate": lambda context, text: text})
     wrapper = {name: getattr(parameter_node, name) for name in parameter_node.__all__}
     _module("slicer.parameterNodeWrapper", wrapper)

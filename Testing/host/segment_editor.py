@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import slicer
 import vtk
@@ -24,7 +25,11 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
     """Selectors for segmentation, source volume and segment, a button for each effect, the active effect's options."""
 
     _host_class, _api = True, "slicer.qMRMLSegmentEditorWidget"
-    _defaults = {"undoEnabled": True, "segmentationNodeSelectorVisible": True, "sourceVolumeNodeSelectorVisible": True}
+    _defaults: ClassVar = {
+        "undoEnabled": True,
+        "segmentationNodeSelectorVisible": True,
+        "sourceVolumeNodeSelectorVisible": True,
+    }
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -35,7 +40,8 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
         self._active: Any = None
         self._view_observations: list[tuple[Any, int]] = []
         self._segmentations, self._volumes = qMRMLNodeComboBox(), qMRMLNodeComboBox()
-        self._segmentations.nodeTypes, self._volumes.nodeTypes = ["vtkMRMLSegmentationNode"], ["vtkMRMLScalarVolumeNode"]
+        self._segmentations.nodeTypes = ["vtkMRMLSegmentationNode"]
+        self._volumes.nodeTypes = ["vtkMRMLScalarVolumeNode"]
         self._segmentations.noneEnabled = self._volumes.noneEnabled = True
         self._table = qMRMLSegmentsTableView()
         self._buttons = qt.QHBoxLayout()
@@ -192,10 +198,10 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
             widget = manager.sliceWidget(name)
             interactor = widget.sliceView().interactor()
             for event in _INTERACTION_EVENTS:
-                tag = interactor.AddObserver(event, lambda caller, event, w=widget: self._interact(caller, event, w), 100.0)
-                self._view_observations.append((interactor, tag))
+                interact = partial(self._interact, widget)
+                self._view_observations.append((interactor, interactor.AddObserver(event, interact, 100.0)))
 
-    def _interact(self, interactor: Any, event: str, widget: Any) -> None:
+    def _interact(self, widget: Any, interactor: Any, event: str) -> None:
         if self._active is not None:
             event_id = vtk.vtkCommand.GetEventIdFromString(event)
             self._active._call("processInteractionEvents", interactor, event_id, widget)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore
 
 from host.pythonqt import host_class
 from host.qt_module import qt
@@ -24,18 +24,19 @@ _MODES = {int(m): m for m in (getattr(_Logic, f"ModificationMode{n}") for n in (
 def load_source(name: str, path: str) -> Any:
     """Execute a Python file as a module of this name, as Slicer does with scripted modules and effects."""
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, f"not a Python file: {path}"
+    if spec is None or spec.loader is None:
+        raise ImportError(f"not a Python file: {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):  # type: ignore[misc]
+class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
     """What `self.scriptedEffect` is in an effect; the Segment Editor widget sets `_editor`."""
 
     _host_class, _api = True, "slicer.qSlicerSegmentEditorScriptedEffect"
-    _defaults = {"perSegment": True, "requireSegments": True, "showEffectCursorInSliceView": True}
+    _defaults: ClassVar = {"perSegment": True, "requireSegments": True, "showEffectCursorInSliceView": True}
     ModificationModeSet, ModificationModeAdd = int(_Logic.ModificationModeSet), int(_Logic.ModificationModeAdd)
     ModificationModeRemove = int(_Logic.ModificationModeRemove)
     ModificationModeRemoveAll = int(_Logic.ModificationModeRemoveAll)
@@ -281,7 +282,7 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):  # type: i
         return self.xyzToIjk(qt.QVector3D(point.x(), point.y(), 0.0), widget, image, transform_node)
 
 
-class qSlicerSegmentEditorEffectFactory(host_class(QtCore.QObject)):  # type: ignore[misc]
+class qSlicerSegmentEditorEffectFactory(host_class(QtCore.QObject)):
     """The list of effects; each editor works with clones of them."""
 
     _host_class, _api = True, "slicer.qSlicerSegmentEditorEffectFactory"

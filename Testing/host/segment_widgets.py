@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 from PySide6 import QtWidgets
@@ -22,7 +22,7 @@ class qMRMLSegmentSelectorWidget(Widget, SceneAware):
     """Chooses a segmentation and a segment of it."""
 
     _host_class, _api = True, "slicer.qMRMLSegmentSelectorWidget"
-    _defaults = {"segmentationNodeSelectorVisible": True}
+    _defaults: ClassVar = {"segmentationNodeSelectorVisible": True}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -118,7 +118,7 @@ class qMRMLSegmentsTableView(Widget, SceneAware):
     """A table with one row for each segment."""
 
     _host_class, _api = True, "slicer.qMRMLSegmentsTableView"
-    _defaults = {"headerVisible": True, "visibilityColumnVisible": True, "colorColumnVisible": True}
+    _defaults: ClassVar = {"headerVisible": True, "visibilityColumnVisible": True, "colorColumnVisible": True}
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)

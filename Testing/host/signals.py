@@ -16,7 +16,7 @@ from PySide6 import QtCore
 from host import api
 
 slot_errors: list[BaseException] = []
-_get = QtCore.QObject.__getattribute__
+_get = QtCore.QObject.__getattribute__  # for what isn't a method
 
 
 def accepted_arguments(function: Callable[..., Any]) -> int | None:
@@ -47,7 +47,7 @@ def normalized(signature: str) -> str:
 
 def native_signatures(sender: QtCore.QObject, name: str) -> list[str]:
     """The overloads of a signal that Qt itself knows on this object."""
-    meta = QtCore.QObject.metaObject(sender)
+    meta: Any = type(sender).staticMetaObject
     methods = (meta.method(i) for i in range(meta.methodCount()))
     signatures = (bytes(m.methodSignature().data()).decode() for m in methods if _is_signal(m))
     return [signature for signature in signatures if signature.split("(")[0] == name]

@@ -5,7 +5,7 @@ A test moves the mouse by `view.interactor()`: `SetEventInformation(x, y)` and `
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 import vtk
@@ -175,11 +175,11 @@ class qMRMLSliceWidget(Widget, SceneAware):
         self.mrmlSliceNode().SetOrientation(orientation)
 
 
-class qSlicerLayoutManager(host_class(QtWidgets.QWidget), SceneAware):  # type: ignore[misc]
+class qSlicerLayoutManager(host_class(QtWidgets.QWidget), SceneAware):
     """The Red, Yellow and Green slice views; there is no 3D view."""
 
     _host_class, _api = True, "slicer.qSlicerLayoutManager"
-    _defaults = {"layout": 3, "threeDViewCount": 0}
+    _defaults: ClassVar = {"layout": 3, "threeDViewCount": 0}
 
     def __init__(self, application_logic: Any, scene: Any) -> None:
         super().__init__()

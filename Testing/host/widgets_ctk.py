@@ -6,10 +6,10 @@ A listed property that isn't written out here is a stored value; a listed method
 
 from __future__ import annotations
 
-import math
 import types
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -17,12 +17,13 @@ from host import api
 from host.pythonqt import HostType, NotInStandIn, host_class
 from host.qt_module import qt, ui_classes
 from host.signals import emit
+from host.value_widgets import ctkRangeWidget, ctkSliderWidget
 
 Widget: Any = host_class(QtWidgets.QWidget)
 _HEADER_HEIGHT = 24
 
 
-class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):  # type: ignore[misc]
+class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):
     """A header that shows and hides what lies below it."""
 
     _host_class, _api = True, "ctk.ctkCollapsibleButton"
@@ -83,7 +84,7 @@ class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):  # type: igno
         painter.end()
 
 
-class ctkCollapsibleGroupBox(host_class(QtWidgets.QGroupBox)):  # type: ignore[misc]
+class ctkCollapsibleGroupBox(host_class(QtWidgets.QGroupBox)):
     _host_class, _api = True, "ctk.ctkCollapsibleGroupBox"
 
     def __init__(self, *args: Any) -> None:
@@ -105,143 +106,11 @@ class ctkCollapsibleGroupBox(host_class(QtWidgets.QGroupBox)):  # type: ignore[m
                 child.setVisible(expanded)
 
 
-class _Scaled(Widget):
-    """What the widgets around one or two double spin boxes share."""
-
-    def _forward(self, name: str, value: Any) -> None:
-        for spin_box in self._spin_boxes:
-            setattr(spin_box, name, value)
-
-
-def _forwarded(*names: str) -> dict[str, Any]:
-    """Getter and setter of properties that live in the inner spin boxes."""
-    made: dict[str, Any] = {}
-    for name in names:
-        made[f"_get_{name}"] = lambda self, name=name: getattr(self._spin_boxes[0], name)
-        made[f"_set_{name}"] = lambda self, value, name=name: self._forward(name, value)
-    return made
-
-
-_SPIN_PROPERTIES = ("decimals", "prefix", "suffix", "singleStep")
-
-
-class ctkSliderWidget(_Scaled):
-    """A slider and a spin box that hold the same value."""
-
-    _host_class, _api = True, "ctk.ctkSliderWidget"
-    _defaults = {"spinBoxVisible": True, "tracking": True, "pageStep": 10.0}
-    locals().update(_forwarded(*_SPIN_PROPERTIES))
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._slider, self._spin_box = qt.QSlider(qt.Qt.Horizontal), qt.QDoubleSpinBox()
-        self._spin_boxes = [self._spin_box]
-        self._spin_box.maximum = 100.0
-        layout = qt.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._slider)
-        layout.addWidget(self._spin_box)
-        self._slider.connect("valueChanged(int)", self._slider_moved)
-        self._spin_box.connect("valueChanged(double)", self._value_changed)
-        self._rescale()
-
-    def _rescale(self) -> None:
-        steps = (self._spin_box.maximum - self._spin_box.minimum) / (self._spin_box.singleStep or 1.0)
-        self._slider.blockSignals(True)
-        self._slider.setRange(0, max(1, math.ceil(steps)) if math.isfinite(steps) else 1)
-        self._slider.value = round((self._spin_box.value - self._spin_box.minimum) / (self._spin_box.singleStep or 1.0))
-        self._slider.blockSignals(False)
-
-    def _slider_moved(self, position: int) -> None:
-        self._spin_box.value = self._spin_box.minimum + position * self._spin_box.singleStep
-
-    def _value_changed(self, value: float) -> None:
-        self._rescale()
-        emit(self, "valueIsChanging(double)", value)
-        emit(self, "valueChanged(double)", value)
-
-    def _get_value(self) -> float:
-        return self._spin_box.value
-
-    def _set_value(self, value: float) -> None:
-        self._spin_box.value = value
-
-    def _get_minimum(self) -> float:
-        return self._spin_box.minimum
-
-    def _set_minimum(self, value: float) -> None:
-        self._spin_box.minimum = value
-        self._rescale()
-
-    def _get_maximum(self) -> float:
-        return self._spin_box.maximum
-
-    def _set_maximum(self, value: float) -> None:
-        self._spin_box.maximum = value
-        self._rescale()
-
-    def setValue(self, value: float) -> None:
-        self._spin_box.value = value
-
-    def setDecimals(self, decimals: int) -> None:
-        self._spin_box.decimals = decimals
-
-
-class ctkRangeWidget(_Scaled):
-    """Two spin boxes, one for each end of a range."""
-
-    _host_class, _api = True, "ctk.ctkRangeWidget"
-    _defaults = {"tracking": True}
-    locals().update(_forwarded(*_SPIN_PROPERTIES, "minimum", "maximum"))
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._low, self._high = qt.QDoubleSpinBox(), qt.QDoubleSpinBox()
-        self._spin_boxes = [self._low, self._high]
-        layout = qt.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for spin_box, end in ((self._low, "minimum"), (self._high, "maximum")):
-            layout.addWidget(spin_box)
-            spin_box.connect("valueChanged(double)", lambda value, end=end: self._value_changed(value, end))
-        self._high.value = 99.0
-
-    def _value_changed(self, value: float, end: str) -> None:
-        if self._low.value > self._high.value:
-            (self._high if end == "minimum" else self._low).value = value
-        emit(self, f"{end}ValueChanged(double)", value)
-        emit(self, "valuesChanged(double,double)", self._low.value, self._high.value)
-
-    def _get_minimumValue(self) -> float:
-        return self._low.value
-
-    def _set_minimumValue(self, value: float) -> None:
-        self._low.value = value
-
-    def _get_maximumValue(self) -> float:
-        return self._high.value
-
-    def _set_maximumValue(self, value: float) -> None:
-        self._high.value = value
-
-    def setMinimumValue(self, value: float) -> None:
-        self._low.value = value
-
-    def setMaximumValue(self, value: float) -> None:
-        self._high.value = value
-
-    def setRange(self, minimum: float, maximum: float) -> None:
-        self._forward("minimum", minimum)
-        self._forward("maximum", maximum)
-
-    def setValues(self, minimum: float, maximum: float) -> None:
-        self._high.value, self._low.value = maximum, minimum
-
-
 class ctkPathLineEdit(Widget):
     """An editable path with a button to browse."""
 
     _host_class, _api = True, "ctk.ctkPathLineEdit"
-    _defaults = {"showBrowseButton": True, "showHistoryButton": True, "filters": 2 | 4}
+    _defaults: ClassVar = {"showBrowseButton": True, "showHistoryButton": True, "filters": 2 | 4}
     Dirs, Files, Drives, Readable, Writable, Executable, Hidden = 0x001, 0x002, 0x004, 0x010, 0x020, 0x040, 0x100
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
@@ -254,7 +123,7 @@ class ctkPathLineEdit(Widget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo_box)
         layout.addWidget(self._button)
-        self._combo_box.connect("editTextChanged(QString)", lambda text: emit(self, "currentPathChanged(QString)", text))
+        self._combo_box.connect("editTextChanged(QString)", partial(emit, self, "currentPathChanged(QString)"))
         self._button.connect("clicked()", self.browse)
 
     def _get_currentPath(self) -> str:
@@ -309,7 +178,7 @@ class ctkDirectoryButton(Widget):
             emit(self, "directorySelected(QString)", chosen)
 
 
-class ctkCheckableComboBox(host_class(QtWidgets.QComboBox)):  # type: ignore[misc]
+class ctkCheckableComboBox(host_class(QtWidgets.QComboBox)):
     _host_class, _api = True, "ctk.ctkCheckableComboBox"
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
@@ -359,8 +228,9 @@ def plain_class(qualified_name: str, base: type) -> type:
 def make_module() -> types.ModuleType:
     """The module object to put into `sys.modules["ctk"]`."""
     module = types.ModuleType("ctk", "Stand-in for Slicer's ctk module")
-    for value in list(globals().values()):
-        if isinstance(value, HostType) and value.__name__.startswith("ctk"):
+    written = [value for value in globals().values() if isinstance(value, HostType)]
+    for value in [*written, ctkRangeWidget, ctkSliderWidget]:
+        if value.__name__.startswith("ctk"):
             setattr(module, value.__name__, value)
     for name, base in _PLAIN.items():
         setattr(module, name, plain_class(f"ctk.{name}", base))
@@ -371,5 +241,5 @@ def make_module() -> types.ModuleType:
             raise NotInStandIn(f"ctk.{name} exists in Slicer, but the stand-in in Testing/host lacks it")
         raise AttributeError(f"module 'ctk' has no attribute '{name}'")
 
-    module.__getattr__ = lookup  # type: ignore[method-assign]
+    module.__getattr__ = lookup
     return module
