@@ -168,6 +168,17 @@ def test_prefetched_slices_need_no_encoder_later() -> None:
     assert predictor.encoded_slices == 8
 
 
+def test_looking_ahead_skips_slices_that_are_there_already() -> None:
+    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
+    box = OrientedBox.from_ijk((7, 7, 0), (23, 23, 11), volume.geometry)
+    predictor = ThresholdPredictor()
+    engine = segmenter(predictor)
+    engine.prefetch(volume, box, axis=2, slice_indices=[2, 4, 8, 10])
+    result = engine.segment(volume, box, axis=2, strategy="track")
+    assert result.cache_hits == 4
+    assert predictor.encoded_slices == 12
+
+
 def test_whole_slices_can_be_prefetched_before_anything_is_drawn() -> None:
     volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
     engine = segmenter(ThresholdPredictor("slice"))
