@@ -166,17 +166,27 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
         """What does the work; created at first use."""
         if self._runner is None:
             from DBSAMSegmentLib.SegmentationRunner import DEFAULT_CACHE_BYTES, SegmentationRunner
+            from DBSAMSegmentLib.SharedRunner import acquireRunner
 
-            cacheBytes = DEFAULT_CACHE_BYTES if self._cacheBytes is None else self._cacheBytes
-            self._runner = SegmentationRunner(slicer.mrmlScene, self._predictors, cacheBytes)
-            slicer.app.connect("aboutToQuit()", self.close)
+            if self._predictors is None:
+                self._runner = acquireRunner(self._cacheBytes)
+            else:
+                cacheBytes = DEFAULT_CACHE_BYTES if self._cacheBytes is None else self._cacheBytes
+                self._runner = SegmentationRunner(slicer.mrmlScene, self._predictors, cacheBytes)
+                slicer.app.connect("aboutToQuit()", self._runner.close)
         return self._runner
 
     def close(self) -> None:
-        """Cancels what runs, ends the thread and frees memory; the logic starts anew when it is used again."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            slicer.app.disconnect("aboutToQuit()", self.close)
+        """Lets go of thread and memory, and cancels what runs; the logic starts anew when it is used again."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        if self._predictors is None:
+            from DBSAMSegmentLib.SharedRunner import releaseRunner
+
+            releaseRunner()
+        else:
+            slicer.app.disconnect("aboutToQuit()", runner.close)
             runner.close()
 
     def segment(

@@ -128,3 +128,9 @@ def rotation(axis, degrees):
 
 def node_count(scene):
     return scene.GetNumberOfNodes()
+
+
+def node_names(scene):
+    """(class, name) of every node, for a comparison that says what was left behind."""
+    nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+    return [(node.GetClassName(), node.GetName()) for node in nodes]

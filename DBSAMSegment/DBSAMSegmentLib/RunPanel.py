@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import slicer
 from slicer.i18n import tr as _
 
+from .Durations import duration, progressText
 from .InferenceThread import Job
 from .Packages import ensurePackages
 
@@ -127,10 +128,7 @@ class RunPanel:
     def _onProgress(self, progress: Progress) -> None:
         self.ui.progressBar.setRange(0, progress.total)
         self.ui.progressBar.value = progress.done
-        text = _("{stage}: {done} of {total}").format(stage=progress.stage, done=progress.done, total=progress.total)
-        if progress.seconds_left is not None:
-            text += _(", {time} left").format(time=duration(progress.seconds_left))
-        self.ui.statusLabel.text = text
+        self.ui.statusLabel.text = progressText(progress)
 
     def _onFinished(self, job: Job) -> None:
         self.job = None
@@ -146,10 +144,3 @@ class RunPanel:
             self.ui.statusLabel.text = done.format(count=len(report.segments), time=duration(report.seconds))
             self._onDone(report)
         self.update()
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return _("{count} s").format(count=max(1, round(seconds)))
-    return _("{count} min").format(count=round(seconds / 60))

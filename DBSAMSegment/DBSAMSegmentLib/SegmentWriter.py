@@ -112,7 +112,7 @@ class SegmentWriter:
             for mask, labelmap in zip(masks, labelmaps, strict=True):
                 segmentId = mask.segmentId or _newSegment(segmentationNode, mask)
                 parameters.SetSelectedSegmentID(segmentId)
-                if mode == "set" and _limitsEditing(parameters):
+                if mode == "set" and limitsEditing(parameters):
                     labelmap = grownToSegment(labelmap, segmentationNode, segmentId)
                 logic.ModifySegmentByLabelmap(
                     segmentationNode,
@@ -190,7 +190,8 @@ def _copyMasking(source: slicer.vtkMRMLSegmentEditorNode | None, target: slicer.
     target.SetSourceVolumeIntensityMaskRange(source.GetSourceVolumeIntensityMaskRange())
 
 
-def _limitsEditing(parameters: slicer.vtkMRMLSegmentEditorNode) -> bool:
+def limitsEditing(parameters: slicer.vtkMRMLSegmentEditorNode) -> bool:
+    """Whether a mask or the editable intensity range protects part of the segmentation."""
     everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
     return parameters.GetMaskMode() != everywhere or parameters.GetSourceVolumeIntensityMask()
 

@@ -304,6 +304,53 @@ class SegmentationRunner:
         job = Job(lambda job: self.engine.prefetch(request, job), newCancelToken(), Priority.IDLE)
         return self.thread.submit(job)
 
+    def compute(
+        self,
+        request: RunRequest,
+        onFinished: Callable[[Job], None],
+        onProgress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+        nodes: Sequence[slicer.vtkMRMLNode] = (),
+    ) -> Job:
+        """Computes a request and writes nothing; `onFinished` gets the job with the results.
+
+        The job is cancelled when one of `nodes` is removed from the scene.
+        """
+
+        def finish(job: Job) -> None:
+            self._jobNodes.pop(job, None)
+            if job.error is not None:
+                job.error = self._explained(job.error)
+            onFinished(job)
+
+        token = cancel if cancel is not None else newCancelToken()
+        job = Job(lambda job: self.engine.compute(request, job), token, Priority.RUN, finish, onProgress)
+        self._jobNodes[job] = list(nodes)
+        return self.thread.submit(job)
+
+    def requireCurrent(
+        self,
+        request: RunRequest,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+    ) -> None:
+        """Refuses to write a result whose nodes are gone or changed since.
+
+        Raises:
+            SegmentationError: the result must be dropped.
+        """
+        for node, what in ((volumeNode, "volume"), (segmentationNode, "segmentation")):
+            if not self.scene.IsNodePresent(node):
+                raise SegmentationError(
+                    f"The {what} {nodeName(node)} was removed from the scene while it was being segmented; the result"
+                    " was dropped."
+                )
+        if volumeIdentity(volumeNode) != request.snapshot.identity:
+            raise SegmentationError(
+                f"The volume {nodeName(volumeNode)} was changed while it was being segmented; the result was dropped."
+                " Run again."
+            )
+
     def estimateSeconds(self, request: RunRequest) -> float | None:
         """Expected time of a run from the slices computed so far with this model and device; None if none were."""
         from dbsam.geometry import slice_boxes_xyxy
@@ -351,17 +398,7 @@ class SegmentationRunner:
         editorNode: slicer.vtkMRMLSegmentEditorNode | None,
         redoOnly: range | None,
     ) -> RunReport:
-        for node, what in ((volumeNode, "volume"), (segmentationNode, "segmentation")):
-            if not self.scene.IsNodePresent(node):
-                raise SegmentationError(
-                    f"The {what} {nodeName(node)} was removed from the scene while it was being segmented; the result"
-                    " was dropped."
-                )
-        if volumeIdentity(volumeNode) != request.snapshot.identity:
-            raise SegmentationError(
-                f"The volume {nodeName(volumeNode)} was changed while it was being segmented; the result was dropped."
-                " Run again."
-            )
+        self.requireCurrent(request, volumeNode, segmentationNode)
         if editorNode is not None and not self.scene.IsNodePresent(editorNode):
             editorNode = None
         for result in results:

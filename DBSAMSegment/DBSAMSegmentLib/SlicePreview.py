@@ -91,7 +91,7 @@ class SlicePreview:
             outline.setMask(result, index, volumeNode, sliceNode)
             view = sliceWidget.sliceView()
             renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
-            renderer.AddActor2D(outline.actor)
+            renderer.AddViewProp(outline.actor)
             view.scheduleRender()
             self._outlines.append((view, renderer, outline))
         return len(self._outlines)
@@ -99,7 +99,7 @@ class SlicePreview:
     def clear(self) -> None:
         """Removes all outlines."""
         for view, renderer, outline in self._outlines:
-            renderer.RemoveActor2D(outline.actor)
+            renderer.RemoveViewProp(outline.actor)
             view.scheduleRender()
         self._outlines = []
 

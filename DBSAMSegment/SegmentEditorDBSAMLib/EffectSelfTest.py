@@ -1,0 +1,42 @@
+"""What the effect's self-test checks, in Slicer and under pytest alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+from DBSAMSegmentLib.SelfTest import BrightInsideBoxSource, brightBlockScene
+
+
+def checkBoxOnSlice() -> None:
+    """A box on one slice, previewed, applied and undone by the editor."""
+    volumeNode, _roiNode, segmentationNode, block = brightBlockScene()
+    segmentId = segmentationNode.GetSegmentation().AddEmptySegment("bright")
+    editorNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    editor = slicer.qMRMLSegmentEditorWidget()
+    runner = SegmentationRunner(slicer.mrmlScene, BrightInsideBoxSource())
+    try:
+        editor.setMRMLScene(slicer.mrmlScene)
+        editor.setMRMLSegmentEditorNode(editorNode)
+        editor.setSegmentationNode(segmentationNode)
+        editor.setSourceVolumeNode(volumeNode)
+        editor.setCurrentSegmentID(segmentId)
+        editor.setActiveEffectByName("DB-SAM")
+        effect = editor.activeEffect().self()
+        effect.setRunner(runner)
+        effect.previewBox(2, 7, (9.5, 7.5, 35.5, 29.5))
+        runner.thread.waitFor(effect.job)
+        assert not _segment(segmentationNode, segmentId, volumeNode).any(), "a preview must write nothing"
+        effect.onApply()
+        found = _segment(segmentationNode, segmentId, volumeNode)
+        assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [7], "other slices must stay empty"
+        assert (found[7] != block[7]).sum() < 0.1 * block[7].sum()
+        editor.undo()
+        assert not _segment(segmentationNode, segmentId, volumeNode).any(), "undo must empty the segment"
+    finally:
+        editor.setActiveEffectByName("")
+        runner.close()
+
+
+def _segment(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str, volumeNode: object) -> np.ndarray:
+    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId, volumeNode) != 0

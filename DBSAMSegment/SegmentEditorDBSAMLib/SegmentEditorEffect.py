@@ -1,0 +1,346 @@
+"""The DB-SAM effect: a box dragged in a slice view, or an ROI, becomes part of the selected segment.
+
+Slicer loads this file by its path, so that imports are absolute. Masking, overwrite mode, intensity range, undo and
+redo are the Segment Editor's own.
+"""
+
+import logging
+import os
+
+import numpy as np
+import qSlicerSegmentationsEditorEffectsPythonQt as effects
+import qt
+import slicer
+import vtk
+from SegmentEditorEffects import AbstractScriptedSegmentEditorEffect
+from slicer.i18n import tr as _
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
+    """Draw a box, look at the outline, apply; or segment all slices of an ROI."""
+
+    def __init__(self, scriptedEffect):
+        scriptedEffect.name = "DB-SAM"
+        scriptedEffect.title = _("DB-SAM")
+        scriptedEffect.perSegment = True
+        AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
+        self.options = None
+        self._runner = None
+        self._timer = None
+        self._ownsRunner = False
+        self._bands = {}
+        self._outlines = None
+        self._boxes = {}
+        self._preview = None
+        self.job = None
+        self._shortcuts = []
+
+    def clone(self):
+        """Another instance, for another editor."""
+        clonedEffect = effects.qSlicerSegmentEditorScriptedEffect(None)
+        clonedEffect.setPythonSource(__file__.replace("\\", "/"))
+        return clonedEffect
+
+    def icon(self):
+        """The effect's button."""
+        path = os.path.join(os.path.dirname(__file__), "..", "Resources", "Icons", "SegmentEditorDBSAM.png")
+        return qt.QIcon(path) if os.path.exists(path) else qt.QIcon()
+
+    def helpText(self):
+        """Shown below the effect's name."""
+        return "<html>" + _(
+            "Segment what is in a box.<br><ul>"
+            "<li>Drag a box in any slice view; its outline is shown at once.</li>"
+            "<li><b>Return</b> applies it, <b>Escape</b> drops it.</li>"
+            "<li>Choose an ROI and <b>All slices of the ROI</b> to follow the structure through the volume; a box"
+            " dragged on a slice corrects the ROI there.</li></ul>"
+        )
+
+    def setRunner(self, runner):
+        """Takes another runner than the application's, as tests do."""
+        self._letGoOfRunner()
+        self._runner, self._ownsRunner = runner, False
+
+    def setupOptionsFrame(self):
+        """Builds the options."""
+        from SegmentEditorDBSAMLib.EffectOptions import EffectOptions
+
+        self.options = EffectOptions(self.scriptedEffect, self.onApply, self.onCancel, self.onParameterChanged)
+
+    def setMRMLDefaults(self):
+        """Values of a new parameter node."""
+        from SegmentEditorDBSAMLib.EffectOptions import CHOICES
+
+        for name, (_label, _choices, default) in CHOICES.items():
+            self.scriptedEffect.setParameterDefault(name, default)
+
+    def updateGUIFromMRML(self):
+        """Shows the parameters."""
+        if self.options is None:
+            return
+        idle = self.job is None
+        canApply = idle and (self._preview is not None or (self._scope() == "roi" and self._roi() is not None))
+        self.options.update(self._roi(), canApply, not idle or self._preview is not None)
+
+    def updateMRMLFromGUI(self):
+        """Nothing to do: the widgets write as they are changed."""
+
+    def activate(self):
+        """The effect was chosen."""
+        from DBSAMSegmentLib.SlicePreview import SlicePreview
+
+        self._outlines = SlicePreview()
+        window = slicer.util.mainWindow()
+        if window is not None:
+            for key, slot in (("Return", self.onApply), ("Escape", self.onCancel)):
+                shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+                shortcut.connect("activated()", slot)
+                self._shortcuts.append((shortcut, slot))
+        self.updateGUIFromMRML()
+
+    def deactivate(self):
+        """Another effect was chosen: previews go, a run is stopped."""
+        self.onCancel()
+        for shortcut, slot in self._shortcuts:
+            shortcut.disconnect("activated()", slot)
+            shortcut.setParent(None)
+        self._shortcuts = []
+        for viewWidget, band in self._bands.items():
+            self.scriptedEffect.removeActor2D(viewWidget, band.actor)
+        self._bands = {}
+
+    def cleanup(self):
+        """The effect is deleted."""
+        self.onCancel()
+        if self.options is not None:
+            self.options.close()
+            self.options = None
+        self._letGoOfRunner()
+
+    def createCursor(self, widget):
+        """A cross, as for drawing."""
+        return qt.QCursor(qt.Qt.CrossCursor)
+
+    def interactionNodeModified(self, interactionNode):
+        """Placing an ROI must not deactivate the effect, which the base class would do."""
+
+    def sourceVolumeNodeChanged(self):
+        """A box belongs to one volume."""
+        self._drop()
+
+    def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
+        """Drags a box with the left button; everything else stays Slicer's.
+
+        Returns:
+            Whether the event was used up.
+        """
+        if viewWidget.className() != "qMRMLSliceWidget" or callerInteractor.GetShiftKey():
+            return False
+        band = self._band(viewWidget)
+        position = tuple(float(value) for value in callerInteractor.GetEventPosition())
+        if eventId == vtk.vtkCommand.LeftButtonPressEvent and not band.dragging:
+            if self.job is not None or self._volume() is None:
+                return False
+            band.start(position)
+        elif eventId == vtk.vtkCommand.MouseMoveEvent and band.dragging:
+            band.moveTo(position)
+        elif eventId == vtk.vtkCommand.LeftButtonReleaseEvent and band.dragging:
+            corners = band.finish()
+            if corners is not None:
+                with slicer.util.tryWithErrorDisplay(_("This box can't be used."), waitCursor=False):
+                    self.onBoxDrawn(viewWidget, *corners)
+        else:
+            return False
+        self.scriptedEffect.scheduleRender(viewWidget)
+        return True
+
+    def onParameterChanged(self):
+        """The user changed an option."""
+        self.updateGUIFromMRML()
+
+    def onBoxDrawn(self, viewWidget, firstXy, secondXy):
+        """Previews the box on the volume's slice under the view."""
+        from DBSAMSegmentLib.Packages import ensurePackages
+        from DBSAMSegmentLib.SliceViews import boxOfRectangle, describe
+
+        if self._runner is None and not ensurePackages(self.options.applyButton.window()):
+            return
+        viewed, box_xyxy = boxOfRectangle(viewWidget.mrmlSliceNode(), self._volume(), firstXy, secondXy)
+        self._status("" if viewed.aligned else describe(viewed, self._volume()))
+        self.previewBox(viewed.axis, viewed.index, box_xyxy)
+
+    def previewBox(self, axis, index, box_xyxy):
+        """Computes one slice and shows its outline.
+
+        Args:
+            axis: 0, 1, 2 for slices along I, J, K.
+            index: the slice.
+            box_xyxy: x_min, y_min, x_max, y_max in continuous pixel coordinates.
+        """
+        from dbsam.volume import SliceBoxes
+
+        volumeNode = self._volume()
+        self._drop()
+        self._boxes = {"axis": axis, "index": index, "box": np.asarray(box_xyxy, float).tolist()}
+        request = self._requestOf(SliceBoxes(axis, {index: box_xyxy}), axis)
+
+        def show(job):
+            self.job = None
+            if job.error is not None:
+                self._status(str(job.error))
+            elif not job.cancelled and not job.cancel.cancelled and volumeNode.GetScene() is not None:
+                self._preview = (job.result[0], request)
+                from DBSAMSegmentLib.Views import sliceWidgets
+
+                self._outlines.show(job.result[0], index, volumeNode, sliceWidgets())
+            self.updateGUIFromMRML()
+
+        self.job = self._runnerInUse().preview(request, index, show)
+        if self.job is None:
+            self._status(_("The box lies outside the volume."))
+        self._timerInUse().watch()
+        self.updateGUIFromMRML()
+
+    def onApply(self):
+        """Writes the preview, or segments all slices of the ROI."""
+        if self.job is not None:
+            return
+        with slicer.util.tryWithErrorDisplay(_("DB-SAM could not segment."), waitCursor=False):
+            if self._scope() == "roi" and self._roi() is not None:
+                self._startRoi()
+            elif self._preview is not None:
+                result, request = self._preview
+                self._drop()
+                self._write(result, request)
+        self.updateGUIFromMRML()
+
+    def onCancel(self):
+        """Stops the run or drops the preview; nothing is changed."""
+        if self.job is not None:
+            self.job.cancel.cancel()
+        self._drop()
+        self.updateGUIFromMRML()
+
+    def _startRoi(self):
+        from DBSAMSegmentLib.Packages import ensurePackages
+        from DBSAMSegmentLib.SegmentationRunner import newCancelToken
+
+        if self._runner is None and not ensurePackages(self.options.applyButton.window()):
+            return
+        runner, roiNode, volumeNode = self._runnerInUse(), self._roi(), self._volume()
+        axis = self._boxes.get("axis", "auto")
+        keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
+        request = runner.request(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
+        self._drop()
+
+        def finished(job):
+            self.job = None
+            self.options.progressBar.setVisible(False)
+            if job.error is not None:
+                logger.error("The run failed", exc_info=job.error)
+                self._status(str(job.error))
+            elif job.cancelled or job.cancel.cancelled:
+                self._status(_("Cancelled; nothing was changed."))
+            else:
+                with slicer.util.tryWithErrorDisplay(_("The result could not be written."), waitCursor=False):
+                    self._write(job.result[0], request)
+            self.updateGUIFromMRML()
+
+        self.job = runner.compute(request, finished, self._onProgress, newCancelToken(), [volumeNode])
+        self.options.progressBar.setRange(0, 0)
+        self.options.progressBar.setVisible(True)
+        self._timerInUse().watch()
+
+    def _write(self, result, request):
+        """Gives the mask to the editor: one undo state, its masking, its overwrite mode."""
+        from DBSAMSegmentLib.EffectWriting import writeThroughEffect
+        from DBSAMSegmentLib.Runs import warningsOf
+
+        volumeNode, segmentationNode = self._volume(), self._segmentation()
+        self._runnerInUse().requireCurrent(request, volumeNode, segmentationNode)
+        if not self.scriptedEffect.confirmCurrentSegmentVisible():
+            return
+        clipped = writeThroughEffect(
+            self.scriptedEffect, result, volumeNode, segmentationNode, self.scriptedEffect.parameter("Mode")
+        )
+        self._boxes = {}
+        warnings = warningsOf(result.slices, clipped)
+        self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
+
+    def _requestOf(self, prompt, axis):
+        from DBSAMSegmentLib.Geometry import displayedWindow, snapshotVolume
+        from DBSAMSegmentLib.Runs import RunPrompt, RunRequest
+
+        settings = self._settings()
+        if settings["intensity"] == "displayed":
+            settings["intensity"] = displayedWindow(self._volume())
+        return RunRequest(snapshotVolume(self._volume()), (RunPrompt("", prompt),), axis=axis, **settings)
+
+    def _settings(self):
+        names = {"model": "Model", "device": "Device", "intensity": "Intensity", "strategy": "Strategy"}
+        return {key: self.scriptedEffect.parameter(name) for key, name in names.items()}
+
+    def _onProgress(self, progress):
+        from DBSAMSegmentLib.Durations import progressText
+
+        self.options.progressBar.setRange(0, progress.total)
+        self.options.progressBar.value = progress.done
+        self._status(progressText(progress))
+
+    def _drop(self):
+        self._preview = None
+        self._boxes = {}
+        if self._outlines is not None:
+            self._outlines.clear()
+
+    def _status(self, text):
+        if self.options is not None:
+            self.options.statusLabel.text = text
+
+    def _band(self, viewWidget):
+        from SegmentEditorDBSAMLib.RubberBand import RubberBand
+
+        if viewWidget not in self._bands:
+            self._bands[viewWidget] = RubberBand()
+            self.scriptedEffect.addActor2D(viewWidget, self._bands[viewWidget].actor)
+        return self._bands[viewWidget]
+
+    def _scope(self):
+        return self.scriptedEffect.parameter("Scope")
+
+    def _roi(self):
+        return self.scriptedEffect.nodeReference("ROI")
+
+    def _volume(self):
+        node = self.scriptedEffect.parameterSetNode()
+        return node.GetSourceVolumeNode() if node is not None else None
+
+    def _segmentation(self):
+        node = self.scriptedEffect.parameterSetNode()
+        return node.GetSegmentationNode() if node is not None else None
+
+    def _runnerInUse(self):
+        if self._runner is None:
+            from DBSAMSegmentLib.SharedRunner import acquireRunner
+
+            self._runner, self._ownsRunner = acquireRunner(), True
+        return self._runner
+
+    def _timerInUse(self):
+        if self._timer is None:
+            from DBSAMSegmentLib.ResultTimer import ResultTimer
+
+            self._timer = ResultTimer(self._runnerInUse().thread)
+        return self._timer
+
+    def _letGoOfRunner(self):
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        if self._ownsRunner:
+            from DBSAMSegmentLib.SharedRunner import releaseRunner
+
+            releaseRunner()
+        self._runner, self._ownsRunner = None, False

@@ -1,0 +1,166 @@
+"""The Segment Editor effect, run in the stand-in of Slicer's application."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer")
+pytest.importorskip("host", reason="needs slicer-core and PySide6")
+import host
+import slicer
+import slicer_scene as scenes
+import vtk
+from slicer_predictor import ThresholdPredictor, ThresholdSource
+
+
+@pytest.fixture
+def stage():
+    """A volume with a bright block, a segmentation with two segments, the effect active on the first."""
+    host.start()
+    scene = host.new_scene()
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
+    if slicer.app.moduleManager().module("SegmentEditorDBSAM") is None:
+        host.load_module(host.MODULES["SegmentEditorDBSAM"])
+        host.complete_startup()
+    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+
+    block = np.zeros((12, 40, 48), bool)
+    block[3:9, 10:28, 12:34] = True
+    volume = scenes.add_volume(scene, np.where(block, 300, -500).astype(np.int16))
+    segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
+    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor(size=48)))
+    adaptor = host.activate_effect("DB-SAM", segmentation, volume, "target")
+    effect = adaptor.self()
+    effect.setRunner(runner)
+    yield scene, volume, segmentation, block, effect, runner
+    effect.onCancel()
+    host.activate_effect("")
+    runner.close()
+    host.new_scene()
+
+
+def segment(segmentation, name="target", shape=(12, 40, 48)):
+    return scenes.segment_array(segmentation, name, shape)
+
+
+def finish(effect, runner):
+    while effect.job is not None:
+        runner.thread.waitFor(effect.job)
+
+
+def test_a_box_on_a_slice_is_previewed_applied_and_undone_by_the_editor(stage):
+    _, _, segmentation, block, effect, runner = stage
+    before = scenes.node_names(slicer.mrmlScene)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    assert not segment(segmentation).any()
+    effect.onApply()
+    found = segment(segmentation)
+    assert not found[:5].any()
+    assert not found[6:].any()
+    assert (found[5] != block[5]).sum() <= 0.1 * block[5].sum()
+    slicer.modules.segmenteditor.widgetRepresentation().editor.undo()
+    assert not segment(segmentation).any()
+    assert scenes.node_names(slicer.mrmlScene) == before
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_boxes_on_sagittal_and_coronal_slices_stay_on_their_slice(stage, axis):
+    _, _, segmentation, block, effect, runner = stage
+    index = (20, 18)[axis]
+    box = ((7.5, 1.5, 30.5, 10.5), (9.5, 1.5, 36.5, 10.5))[axis]
+    effect.previewBox(axis, index, box)
+    finish(effect, runner)
+    effect.onApply()
+    found = np.moveaxis(segment(segmentation), 2 - axis, 0)
+    truth = np.moveaxis(block, 2 - axis, 0)
+    assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [index]
+    assert (found[index] != truth[index]).sum() <= 0.15 * truth[index].sum()
+
+
+def test_escape_drops_the_preview_and_changes_nothing(stage):
+    _, _, segmentation, _, effect, runner = stage
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    effect.onCancel()
+    effect.onApply()
+    assert not segment(segmentation).any()
+
+
+def test_all_slices_of_an_roi_are_one_undo_state(stage):
+    scene, _, segmentation, block, effect, runner = stage
+    roi = scenes.add_roi(scene, (22.5, 18.5, 5.5), (26, 22, 10))
+    effect.scriptedEffect.setNodeReference("ROI", roi)
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    effect.onApply()
+    finish(effect, runner)
+    assert (segment(segmentation) != block).sum() <= 0.1 * block.sum()
+    editor = slicer.modules.segmenteditor.widgetRepresentation().editor
+    editor.undo()
+    assert not segment(segmentation).any()
+
+
+def test_masking_of_the_editor_is_respected(stage):
+    _, _, segmentation, block, effect, runner = stage
+    node = effect.scriptedEffect.parameterSetNode()
+    node.SetSourceVolumeIntensityMask(True)
+    node.SetSourceVolumeIntensityMaskRange(1000, 2000)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    effect.onApply()
+    assert not segment(segmentation).any()
+    node.SetSourceVolumeIntensityMaskRange(100, 2000)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    effect.onApply()
+    assert segment(segmentation)[5].sum() == pytest.approx(block[5].sum(), rel=0.1)
+    assert not (segment(segmentation) & ~block).any()
+
+
+def test_a_failing_network_changes_nothing_and_is_reported(stage):
+    _, _, segmentation, _, effect, runner = stage
+    runner.predictors.predictor.fail_at = 0
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    effect.onApply()
+    assert not segment(segmentation).any()
+    assert "the network failed" in effect.options.statusLabel.text
+
+
+def test_a_box_dragged_in_a_view_lands_on_the_slice_under_the_view(stage):
+    _, volume, segmentation, _block, effect, runner = stage
+    widget = slicer.app.layoutManager().sliceWidget("Red")
+    slicer.util.setSliceViewerLayers(background=volume)
+    node = widget.mrmlSliceNode()
+    node.SetOrientationToAxial()
+    node.JumpSliceByCentering(22.5, 18.5, 5.0)
+    rasToXy = np.linalg.inv([[node.GetXYToRAS().GetElement(r, c) for c in range(4)] for r in range(4)])
+    corners = [(rasToXy @ [*ras, 1])[:2] for ras in ((9, 7, 5), (36, 30, 5))]
+    interactor = widget.sliceView().interactor()
+    events = vtk.vtkCommand
+    for event, xy in zip(
+        (events.LeftButtonPressEvent, events.MouseMoveEvent, events.LeftButtonReleaseEvent),
+        (corners[0], corners[1], corners[1]),
+        strict=True,
+    ):
+        interactor.SetEventPosition(round(xy[0]), round(xy[1]))
+        assert effect.processInteractionEvents(interactor, event, widget)
+    finish(effect, runner)
+    effect.onApply()
+    found = segment(segmentation)
+    assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [5]
+
+
+def test_a_click_without_a_drag_does_nothing(stage):
+    _, _, _, _, effect, _ = stage
+    widget = slicer.app.layoutManager().sliceWidget("Red")
+    interactor = widget.sliceView().interactor()
+    interactor.SetEventPosition(10, 10)
+    effect.processInteractionEvents(interactor, vtk.vtkCommand.LeftButtonPressEvent, widget)
+    effect.processInteractionEvents(interactor, vtk.vtkCommand.LeftButtonReleaseEvent, widget)
+    assert effect.job is None
+
+
+def test_the_modules_own_self_test_passes(stage):
+    import sys
+
+    sys.modules["SegmentEditorDBSAM"].SegmentEditorDBSAMTest().runTest()
