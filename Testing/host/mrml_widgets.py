@@ -128,8 +128,7 @@ class qMRMLNodeComboBox(Widget, SceneAware):
     _get_currentNodeId, _set_currentNodeId = _get_currentNodeID, _set_currentNodeID
 
     def _accepts(self, node: Any) -> bool:
-        exact = node.GetClassName() in self._node_types
-        kind = exact or (self.showChildNodeTypes and any(node.IsA(t) for t in self._node_types))
+        kind = self.showChildNodeTypes or node.GetClassName() in self._node_types
         hidden = node.GetHideFromEditors() and not self.showHidden
         excluded = any(node.IsA(t) for t in self.hideChildNodeTypes or ())
         attributes = all(
@@ -142,8 +141,10 @@ class qMRMLNodeComboBox(Widget, SceneAware):
     def _nodes(self) -> list[Any]:
         if self._scene is None:
             return []
-        nodes = (self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes()))
-        return [node for node in nodes if self._accepts(node)]
+        scene = self._scene
+        nodes = (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
+        kinds = self._node_types
+        return [node for node in nodes if any(node.IsA(kind) for kind in kinds) and self._accepts(node)]
 
     def _scene_changed(self) -> None:
         if self._scene is not None and self._scene.IsBatchProcessing():

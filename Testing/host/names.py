@@ -17,7 +17,11 @@ from host.signals import normalized
 DYNAMIC_PROPERTIES = {"SlicerParameterName", "SlicerPackParameterName", "buddy"}
 
 # Classes of `slicer` that exist without being described in the list.
-UNLISTED = {"qSlicerSegmentEditorAbstractEffect", "qSlicerScriptedLoadableModule", "qSlicerScriptedLoadableModuleWidget"}
+UNLISTED = {
+    "qSlicerSegmentEditorAbstractEffect",
+    "qSlicerScriptedLoadableModule",
+    "qSlicerScriptedLoadableModuleWidget",
+}
 
 
 def _qualified(class_name: str) -> str | None:

@@ -154,7 +154,7 @@ class _Wrapper:
         self._connectors[tag] = connectors
         for name, connector in connectors.items():
             connector.write(self.getValue(name))
-            connector.connect(lambda name=name, connector=connector: self._from_gui(name, connector))
+            connector.connect(self._callback(name, connector))
         self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._update_gui())
         return tag
 
@@ -162,9 +162,12 @@ class _Wrapper:
         for connector in self._connectors.pop(tag, {}).values():
             connector.disconnect()
 
-    def _from_gui(self, name: str, connector: Connector) -> None:
-        if not self._updating_gui:
-            self.setValue(name, connector.read())
+    def _callback(self, name: str, connector: Connector) -> Callable[[], None]:
+        def read_widget() -> None:
+            if not self._updating_gui:
+                self.setValue(name, connector.read())
+
+        return read_widget
 
     def _update_gui(self) -> None:
         if self._updating_gui:

@@ -10,6 +10,7 @@ import ctypes
 import enum
 import types
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -98,6 +99,7 @@ def adopt(value: Any) -> Any:
     return value
 
 
+@cache
 def pyside_base(cls: type) -> type:
     """The PySide6 class that a host class stands for."""
     return next(base for base in cls.__mro__ if base.__module__.startswith("PySide6"))
@@ -170,6 +172,7 @@ def _listed_properties(qualified_name: str, base: Any, namespace: dict[str, Any]
     return made
 
 
+@cache
 def host_base(cls: type) -> Any:
     """The nearest class in the line that stands for a C++ class."""
     return next(base for base in cls.__mro__ if "_is_host" in base.__dict__)
@@ -264,6 +267,7 @@ def _write(self: QObject, name: str, value: Any) -> None:
         pyside_base(type(self)).__setattr__(self, name, value)
 
 
+@cache
 def _newer_than_qt5(cls: type, name: str) -> bool:
     return any(name in api.QT6_ONLY.get(base.__name__, ()) for base in cls.__mro__)
 
