@@ -7,15 +7,16 @@ from functools import partial
 
 import pytest
 import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.channel_attention import ChannelAttentionBlock
 from dbsam.modeling.config import SYSTEMS, DBSAMConfig, named_config
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.modeling.deformable_attention import DeformableAttention, deformable_sample
 from dbsam.modeling.fusion import ViTConvFusion
-from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
 
 TINY = {
     "image_size": 128,
@@ -148,7 +149,7 @@ def test_only_what_the_paper_trains_has_gradients() -> None:
         model = build_model(named_config("dbsam"))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parts = ("channel_attention", "conv_branch", "bilateral", "fusion", "neck")
-    allowed = tuple(f"image_encoder.{part}." for part in parts) + ("mask_decoder.",)
+    allowed = (*(f"image_encoder.{part}." for part in parts), "mask_decoder.")
     assert trained == {name for name, _ in model.named_parameters() if name.startswith(allowed)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dbsam.preprocessing import Region, box_region, logits_to_slice, resample_slice, slice_region
 
 

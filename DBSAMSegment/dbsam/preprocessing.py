@@ -88,7 +88,7 @@ def slice_region(slice_hw: tuple[int, int], spacing_xy: tuple[float, float], squ
 
 @dataclass(frozen=True)
 class _Taps:
-    """Linear samples along one axis: output n = matrix[n] @ source[start:stop]; `valid` is the share inside the source."""
+    """Linear samples along one axis: output n = matrix[n] @ source[start:stop]; `valid` says whether n lies inside."""
 
     start: int
     stop: int

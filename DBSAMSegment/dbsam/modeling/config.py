@@ -150,7 +150,8 @@ class DBSAMConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"Unknown model settings {unknown}: the file needs another version of dbsam.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 _PAPER = DBSAMConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ class _ResidualConvolution(nn.Module):
 class ConvolutionBranch(nn.Module):
     """3x3 convolutions of stride 2, then three 1x1 ones; batch norm and ReLU after each but the last.
 
-    With two 3x3 convolutions this is the paper's block: 256x256 lands on 64x64 tokens. `stage_depth` adds residual pairs
-    of 3x3 convolutions after each strided one (a setting of our compact model).
+    With two 3x3 convolutions this is the paper's block: 256x256 lands on 64x64 tokens. `stage_depth` adds residual
+    pairs of 3x3 convolutions after each strided one (a setting of our compact model).
     """
 
     def __init__(self, channels: Sequence[int], embed_dim: int, stage_depth: int) -> None:
@@ -44,7 +45,7 @@ class ConvolutionBranch(nn.Module):
                 _conv_norm_act(before, after, 3, stride=2),
                 *(_ResidualConvolution(after) for _ in range(stage_depth)),
             )
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         self.project = nn.Sequential(
             _conv_norm_act(widths[-1], embed_dim, 1),

@@ -7,6 +7,7 @@ from functools import partial
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dbsam.modeling.attention import block_forward
 from dbsam.modeling.bilateral_attention import BilateralCrossAttention
@@ -20,7 +21,13 @@ class DualBranchImageEncoder(ImageEncoderViT):
     """segment_anything's image encoder with DB-SAM's adapters beside it, under keys of their own.
 
     Without adapters it computes exactly what `ImageEncoderViT` does.
+
+    Attributes:
+        checkpointing: Whether, in training, the inside of each attention block is computed again in the backward pass
+            instead of kept: the same gradients in less memory.
     """
+
+    checkpointing = False
 
     def __init__(self, config: DBSAMConfig) -> None:
         super().__init__(
@@ -69,8 +76,8 @@ class DualBranchImageEncoder(ImageEncoderViT):
             x: Normalised images, (B, 3, image_size, image_size).
 
         Returns:
-            The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token grid's
-            resolution, highest first (empty without that branch).
+            The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token
+            grid's resolution, highest first (empty without that branch).
         """
         shallow, maps = None, []
         if self.conv_branch is not None:
@@ -83,7 +90,10 @@ class DualBranchImageEncoder(ImageEncoderViT):
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
         for index, block in enumerate(self.blocks):
-            deep = block_forward(block, deep)
+            if self.checkpointing and self.training and deep.requires_grad:
+                deep = checkpoint(block_forward, block, deep, use_reentrant=False)
+            else:
+                deep = block_forward(block, deep)
             key = str(index)
             if key in self.channel_attention:
                 deep = self.channel_attention[key](deep)

@@ -15,8 +15,8 @@ from dbsam.modeling.config import DBSAMConfig
 class MaskDecoder(SamMaskDecoder):
     """segment_anything's decoder, which takes as many images as prompts or one image for all prompts.
 
-    Same keys, same arithmetic. With `high_res_features` it adds a 1x1 projection of the convolution branch's maps at two
-    and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps.
+    Same keys, same arithmetic. With `high_res_features` it adds a 1x1 projection of the convolution branch's maps at
+    two and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps.
     """
 
     def __init__(self, config: DBSAMConfig) -> None:
