@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-host = pytest.importorskip("host", reason="needs slicer-core and PySide6 (extra slicer-test)")
+host = pytest.importorskip("host", reason="needs slicer-core and PySide6 (extra slicer-test)", exc_type=ImportError)
 host.start()
 
 import ctk  # noqa: E402

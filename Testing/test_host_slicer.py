@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import numpy as np
 import pytest
 
-host = pytest.importorskip("host", reason="needs slicer-core and PySide6 (extra slicer-test)")
+host = pytest.importorskip("host", reason="needs slicer-core and PySide6 (extra slicer-test)", exc_type=ImportError)
 host.start()
 
 import ctk  # noqa: E402

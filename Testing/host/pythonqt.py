@@ -196,7 +196,7 @@ def _defined_in_python(self: QObject, name: str) -> bool:
     if type(self) is host_base(type(self)):
         return False
     classes = (c for c in type(self).__mro__ if "_is_host" not in c.__dict__ and c.__module__ not in _BELOW)
-    defined = any(name in c.__dict__ and not isinstance(c.__dict__[name], QtCore.Signal) for c in classes)
+    defined = any(name in c.__dict__ and type(c.__dict__[name]) is not QtCore.Signal for c in classes)
     return defined or name in _get(self, "__dict__")
 
 

@@ -72,9 +72,9 @@ def signatures_of(sender: QtCore.QObject, api_name: str, name: str) -> list[str]
 
 
 def python_signals(cls: type) -> set[str]:
-    """Signals that Python subclasses declare with `qt.Signal`."""
+    """Signals that Python subclasses declare with `qt.Signal`; PySide6's isinstance() of Signal loses references."""
     classes = [c for c in cls.__mro__ if not c.__module__.startswith("PySide6")]
-    return {name for c in classes for name, value in vars(c).items() if isinstance(value, QtCore.Signal)}
+    return {name for c in classes for name, value in vars(c).items() if type(value) is QtCore.Signal}
 
 
 def has_signal(sender: QtCore.QObject, api_name: str, name: str) -> bool:
