@@ -1,5 +1,7 @@
 """The Segment Editor effect, run in the stand-in of Slicer's application."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,10 @@ import slicer
 import slicer_scene as scenes
 import vtk
 from slicer_predictor import ThresholdPredictor, ThresholdSource
+
+# The stand-in's parameter nodes leave observers behind whose callbacks the garbage collector would free while VTK still
+# calls them.
+gc.disable()
 
 
 @pytest.fixture
