@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,75 +12,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dbsam_training.recipes import AugmentOptions, PromptOptions
 from dbsam_training.store import PATCH_SIZE
 
 
 @dataclass(frozen=True)
-class PromptOptions:
-    """How boxes and the region round them are drawn.
+class Batch:
+    """What the training step takes.
 
     Attributes:
-        paper: Share of prompts as the paper draws them: each side outwards by 0-20 px on the 256 grid.
-        loose: Share of prompts from the whole 3D object's rectangle (2D: up to 60 % looser on each side).
-        cut: Share of prompts whose sides cut into the object, by up to 5 %. The rest are tight up to 15 %.
-        context: Side of the region over the box's longer side.
-        context_jitter: Factors between which the context varies.
-        whole_slice: Feed the whole slice instead of the region (for comparison).
+        images: (B, 3, S, S), 0..255.
+        valid: (B, 1, S, S), 1 inside the slice.
+        boxes_xyxy: (B, 4) in pixels of `images`.
+        masks: (B, M, M), 0 or 1.
+        mask_valid: (B, M, M), 1 inside the slice.
     """
-
-    paper: float = 0.45
-    loose: float = 0.3
-    cut: float = 0.05
-    context: float = 1.75
-    context_jitter: tuple[float, float] = (0.85, 1.5)
-    whole_slice: bool = False
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """Strength of the augmentation; all probabilities zero leaves the images as they are."""
-
-    geometric: float = 0.8
-    intensity: float = 0.8
-    invert: float = 0.15
-    repeat_channel: float = 0.4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the training step takes: images (B, 3, S, S) 0..255, valid (B, 1, S, S), masks (B, S, S) 0..1, boxes (B, 4)."""
 
     images: Tensor
     valid: Tensor
-    masks: Tensor
     boxes_xyxy: Tensor
+    masks: Tensor
+    mask_valid: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU do not wait (called by the DataLoader)."""
+        return Batch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
 
 def make_batch(
     arrays: dict[str, NDArray[Any]],
     size: int,
-    rng: np.random.Generator,
+    mask_size: int,
+    rngs: Sequence[np.random.Generator],
     prompts: PromptOptions,
     augment: AugmentOptions,
 ) -> Batch:
-    """Draws a prompt and an augmentation for each patch and samples the network's input.
+    """Draws a prompt and an augmentation for each sample and samples the network's input.
 
     Args:
         arrays: A batch of the store.
         size: Side S of the network's input.
-        rng: Source of every random choice.
+        mask_size: Side M of the masks.
+        rngs: Source of every random choice, one a sample: what becomes of it does not depend on the rest of the batch.
         prompts: How boxes are drawn.
         augment: How images are changed.
     """
     count = len(arrays["images"])
     thetas = np.empty((count, 2, 3), np.float32)
     boxes = np.empty((count, 4), np.float32)
-    for n in range(count):
+    for n, rng in enumerate(rngs):
         matrix = _random_affine(rng) if rng.random() < augment.geometric else np.eye(2)
         thetas[n], boxes[n] = _place(arrays, n, matrix, size, rng, prompts)
-    images, masks, valid = _sample(arrays, torch.from_numpy(thetas), size)
-    images = _augment_intensity(images, rng, augment)
-    return Batch(images, valid, masks, torch.from_numpy(boxes))
+    images, valid = _sample(arrays, torch.from_numpy(thetas), size)
+    masks, mask_valid = _sample_masks(arrays, torch.from_numpy(thetas), mask_size)
+    images = torch.stack([_augment_intensity(image, rng, augment) for image, rng in zip(images, rngs, strict=True)])
+    return Batch(images, valid, torch.from_numpy(boxes), masks, mask_valid)
 
 
 def _random_affine(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -108,6 +99,7 @@ def _place(
         sx0, sy0, sx1, sy1 = arrays["slices"][n]
         edges = (np.array([[sx0, sy0], [sx1, sy0], [sx0, sy1], [sx1, sy1]]) - centre) @ matrix.T
         middle, side = (edges.min(0) + edges.max(0)) / 2, np.ptp(edges, axis=0).max()
+        box = np.clip(box, np.tile(edges.min(0), 2), np.tile(edges.max(0), 2))
     else:
         longest = max(box[2] - box[0], box[3] - box[1], 8.0)
         side = longest * prompts.context * rng.uniform(*prompts.context_jitter)
@@ -140,7 +132,9 @@ def _draw_box(
         rectangle = np.concatenate([whole.min(0), whole.max(0)])
         if np.allclose(rectangle, tight, atol=2.0) and not ended:
             return tight + outwards * rng.uniform(0, 0.6, 4) * extent
-        if ended and rng.random() < 0.5:  # a box carried over from the neighbouring slice is smaller than the whole object
+        if (
+            ended and rng.random() < 0.5
+        ):  # a box carried over from the neighbouring slice is smaller than the whole object
             middle, half = (rectangle[:2] + rectangle[2:]) / 2, (rectangle[2:] - rectangle[:2]) / 2
             half = half * rng.uniform(0.4, 1.0)
             rectangle = np.concatenate([middle - half, middle + half])
@@ -150,29 +144,35 @@ def _draw_box(
     return tight + outwards * (rng.uniform(0, 0.15, 4) * extent + rng.uniform(0, 1.5, 4) * pixel)
 
 
-def _sample(arrays: dict[str, NDArray[Any]], thetas: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _sample(arrays: dict[str, NDArray[Any]], thetas: Tensor, size: int) -> tuple[Tensor, Tensor]:
     images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).float()
-    masks = torch.from_numpy(arrays["masks"]).unsqueeze(1).float() / 255
     grid = F.affine_grid(thetas, [len(images), 1, size, size], align_corners=False)
-    sampled = F.grid_sample(torch.cat([images, masks], 1), grid, padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return sampled, _inside(arrays, grid).unsqueeze(1)
+
+
+def _sample_masks(arrays: dict[str, NDArray[Any]], thetas: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    masks = torch.from_numpy(arrays["masks"]).unsqueeze(1).float() / 255
+    grid = F.affine_grid(thetas, [len(masks), 1, size, size], align_corners=False)
+    sampled = F.grid_sample(masks, grid, padding_mode="border", align_corners=False)[:, 0]
+    valid = _inside(arrays, grid)
+    return (sampled >= 0.5).float() * valid, valid
+
+
+def _inside(arrays: dict[str, NDArray[Any]], grid: Tensor) -> Tensor:
     pixels = (grid + 1) * PATCH_SIZE / 2 - 0.5
     edges = torch.from_numpy(arrays["slices"]).view(-1, 1, 1, 4).clamp(-0.5, PATCH_SIZE - 0.5)
-    valid = ((pixels >= edges[..., :2]) & (pixels <= edges[..., 2:])).all(-1).float().unsqueeze(1)
-    masks = (sampled[:, 3] >= 0.5).float() * valid[:, 0]
-    return sampled[:, :3], masks, valid
+    return ((pixels >= edges[..., :2]) & (pixels <= edges[..., 2:])).all(-1).float()
 
 
-def _augment_intensity(images: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:
-    out = []
-    for image in images:
-        if rng.random() < options.repeat_channel:
-            image = image[1:2].expand(3, -1, -1) if rng.random() < 0.7 else image.mean(0, keepdim=True).expand(3, -1, -1)
-        if rng.random() < options.invert:
-            image = 255 - image
-        if rng.random() < options.intensity:
-            image = _distort(image, rng)
-        out.append(image)
-    return torch.stack(out).clamp(0, 255)
+def _augment_intensity(image: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:
+    if rng.random() < options.repeat_channel:
+        image = image[1:2].expand(3, -1, -1) if rng.random() < 0.7 else image.mean(0, keepdim=True).expand(3, -1, -1)
+    if rng.random() < options.invert:
+        image = 255 - image
+    if rng.random() < options.intensity:
+        image = _distort(image, rng)
+    return image.clamp(0, 255)
 
 
 def _distort(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbsam.range_request import DownloadError
+from dbsam_training.cli_training import add_training_commands
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="say more while running")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_evaluate(commands)
+    add_training_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", force=True)
     logging.getLogger("dbsam").setLevel(logging.DEBUG if options.verbose else logging.WARNING)

@@ -1,248 +1,310 @@
-"""The training loop."""
+"""The training loop: one recipe, one store, one run folder.
+
+    dbsam-train fit --config compact.yaml --store STORE --output RUN
+    torchrun --nproc-per-node 4 -m dbsam_training.train fit --config paper.yaml --store STORE --output RUN
+
+Every random choice is a function of the recipe's seed, the step and the sample's place in the batch: a run that was
+killed goes on from its last resume point with the same losses, and the same batch on more processes gives the same
+weights.
+"""
 
 from __future__ import annotations
 
-import copy
-import csv
-import json
 import logging
-import math
-import os
 import time
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dbsam.modeling.builder import build_model
-from dbsam.modeling.config import named_config
-from dbsam.modeling.dbsam import DBSAM
-from numpy.typing import NDArray
+import yaml
+from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn import functional as F
 
-from dbsam_training.augment import AugmentOptions, Batch, PromptOptions, make_batch
-from dbsam_training.losses import cross_entropy_dice, intersection_over_union
-from dbsam_training.store import PatchStore, iterate_batches
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.progress import Progress
+from dbsam.terminal import ProgressBar
+from dbsam_training.augment import Batch
+from dbsam_training.averaging import averaged_copy, update_average
+from dbsam_training.batch_norm import synchronize_batch_norm
+from dbsam_training.batches import BatchDataset, batch_loader
+from dbsam_training.failures import TrainingError, explained, not_finite_text
+from dbsam_training.losses import training_loss
+from dbsam_training.pictures import write_learning_curve, write_overlays
+from dbsam_training.processes import launch
+from dbsam_training.recipes import Recipe, recipe_from
+from dbsam_training.resume import BEST, LAST, CsvLog, StateError, read_log, read_state, write_state
+from dbsam_training.sampling import Sampler, learning_rate_at, total_steps
+from dbsam_training.starting import kept_weights, provenance, start_model
+from dbsam_training.store import TrainingStore, write_json
+from dbsam_training.strict import SettingError
+from dbsam_training.validation import Validation, choose_samples, validate, validation_prompts
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class FitOptions:
-    """One training run.
-
-    Attributes:
-        system: Name of the system to train.
-        model: Settings of the model that differ from the system's.
-        batch_size: Patches a step.
-        steps: Optimizer steps.
-        learning_rate: Peak of AdamW's rate; polynomial decay after a linear warm-up.
-        warm_up: Steps of the warm-up.
-        weight_decay: AdamW's.
-        power: Power of the polynomial decay.
-        iou_weight: Weight of the predicted-IoU head's squared error.
-        balance: Data sets are drawn in proportion to their number of patches to this power.
-        ema: Decay of the averaged weights, which are what is validated and exported.
-        validate_every: Steps between validations.
-        checkpoint_every: Steps between resume points.
-        seed: Seed of weights, sampler and augmentation.
-        prompts: How prompts are drawn.
-        augment: How images are changed.
-    """
-
-    system: str = "compact"
-    model: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 32
-    steps: int = 4000
-    learning_rate: float = 1.5e-3
-    warm_up: int = 200
-    weight_decay: float = 0.05
-    power: float = 0.9
-    iou_weight: float = 0.2
-    balance: float = 0.5
-    ema: float = 0.998
-    validate_every: int = 500
-    checkpoint_every: int = 200
-    seed: int = 0
-    prompts: PromptOptions = PromptOptions()
-    augment: AugmentOptions = AugmentOptions()
-
-
-def learning_rate_at(step: int, options: FitOptions) -> float:
-    """Linear warm-up, then polynomial decay to zero."""
-    if step < options.warm_up:
-        return options.learning_rate * (step + 1) / options.warm_up
-    progress = (step - options.warm_up) / max(1, options.steps - options.warm_up)
-    return options.learning_rate * (1 - progress) ** options.power
-
-
-def sampling_weights(store: PatchStore, indices: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Probability of each patch: data sets by size**balance, structures of a data set alike by the square root."""
-    names = [store.entries[i].dataset for i in indices]
-    groups = [(store.entries[i].dataset, store.entries[i].structure) for i in indices]
-    set_size: dict[str, int] = defaultdict(int)
-    group_size: dict[tuple[str, str], int] = defaultdict(int)
-    for name, group in zip(names, groups, strict=True):
-        set_size[name] += 1
-        group_size[group] += 1
-    share: dict[str, float] = defaultdict(float)
-    for (name, _), size in group_size.items():
-        share[name] += size**0.5
-    weights = np.array(
-        [set_size[n] ** balance * group_size[g] ** 0.5 / share[n] / group_size[g] for n, g in zip(names, groups, strict=True)]
-    )
-    return weights / weights.sum()
+_DROPOUT = 3  # first number of the seeds of dropout, see sampling.py
+_MODEL_SETTINGS = ("model", "data")
+"""Parts of a recipe that a resumed run must share with the run so far."""
 
 
 class Trainer:
-    """Trains one model on a store; resumes from `run_folder` if it holds a resume point."""
+    """Trains one model; goes on from `folder` if it holds a resume point.
 
-    def __init__(self, store: PatchStore, options: FitOptions, run_folder: Path) -> None:
-        self.store, self.options, self.folder = store, options, run_folder
-        run_folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(options.seed)
-        self.model = build_model(replace(named_config(options.system), **options.model))
-        self.model = self.model.to(memory_format=torch.channels_last).train()
-        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+    Args:
+        recipe: What to do.
+        stores: Folders of the training stores.
+        folder: The run folder, made if needed.
+        fabric: Its devices and processes; launched by the recipe if None.
+
+    Raises:
+        SettingError: The recipe does not fit the store, the computer, or the run in the folder.
+        StateError: The resume point is damaged.
+    """
+
+    def __init__(self, recipe: Recipe, stores: list[Path], folder: Path, fabric: Fabric | None = None) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.fabric = fabric or launch(recipe.run)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = TrainingStore(stores)
+        self.sampler = Sampler(self.store, recipe.data, recipe.run.batch_size, recipe.run.seed)
+        self.steps = total_steps(recipe.run, self.sampler.steps_per_epoch)
+        self.validate_every = recipe.run.validate_every or self.sampler.steps_per_epoch
+        self.chosen = choose_samples(self.store, recipe.run.validate_per_dataset)
+        with self.fabric.rank_zero_first():  # one process downloads the base
+            self.model, self.base = start_model(recipe)
+        self._setup()
+        self.step, self.best = 0, -1.0
+        if (folder / LAST).exists():
+            self._resume()
+        self._batches = BatchDataset(stores, recipe, self.fabric.global_rank, self.fabric.world_size)
+
+    def _setup(self) -> None:
+        recipe, fabric = self.recipe, self.fabric
+        options = recipe.optimizer
+        if fabric.world_size > 1 and recipe.run.sync_batch_norm:
+            synchronize_batch_norm(self.model)
+        self.model.image_encoder.checkpointing = recipe.run.checkpointing
+        self.model = self.model.to(memory_format=torch.channels_last)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
-        self.rng = np.random.default_rng(options.seed)
-        self.train_indices = store.indices("train")
-        self.weights = sampling_weights(store, self.train_indices, options.balance)
-        self.step = 0
-        if (run_folder / "resume.pt").exists():
-            self._load()
+        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
+        self.module, self.optimizer = fabric.setup(self.model, optimizer)
+        self.averaged = averaged_copy(self.model) if options.ema else self.model
+        self._train_mode()
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end and return the last validation."""
-        started, seen, losses = time.monotonic(), 0, []
-        report: dict[str, Any] = {}
-        while self.step < self.options.steps:
-            losses.append(self._train_step())
-            seen += self.options.batch_size
-            self.step += 1
-            if self.step % 50 == 0:
-                rate = seen / (time.monotonic() - started)
-                logger.info("step %d loss %.4f %.1f samples/s", self.step, np.mean(losses[-50:]), rate)
-            if self.step % self.options.checkpoint_every == 0:
-                self._save()
-            if self.step % self.options.validate_every == 0 or self.step == self.options.steps:
-                report = validate(self.averaged, self.store, self.options)
-                self._log({"step": self.step, "loss": float(np.mean(losses[-200:])), **report["means"]})
-                (self.folder / "validation.json").write_text(json.dumps(report, indent=1))
-        self._save()
-        return report
+    def _train_mode(self) -> None:
+        """Training mode for what is trained; frozen batch norms and dropouts stay as in prediction."""
+        self.module.train()
+        for part in self.model.modules():
+            weights = list(part.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                part.eval()
 
-    def _train_step(self) -> float:
-        options = self.options
-        chosen = self.rng.choice(len(self.train_indices), options.batch_size, p=self.weights)
-        arrays = self.store.batch(np.sort(self.train_indices[chosen]))
-        batch = make_batch(arrays, self.model.config.image_size, self.rng, options.prompts, options.augment)
+    def run(self) -> Validation | None:
+        """Train to the end and return the last validation.
+
+        Raises:
+            TrainingError: Memory ran out, or the loss or its gradient is not finite.
+        """
+        with explained(self.recipe, self.folder / LAST):
+            return self._run()
+
+    def _run(self) -> Validation | None:
+        main = self.fabric.is_global_zero
+        logs = self._open_logs() if main else None
+        validation: Validation | None = None
+        pin = self.fabric.device.type == "cuda"
+        batches = iter(batch_loader(self._batches, self.recipe, self.step, self.steps, pin))
+        began, first = time.monotonic(), self.step
+        with ProgressBar("training", quiet=not main) as bar:
+            while self.step < self.steps:
+                row = self._train_step(batches)
+                self.step += 1
+                seconds = (time.monotonic() - began) / (self.step - first)
+                if logs:
+                    logs[0].add({**row, "seconds": round(time.monotonic() - began, 2)})
+                    logs[0].flush()
+                left = seconds * (self.steps - self.step)
+                bar(Progress(self.step, self.steps, f"loss {row['loss']:.3f}", left))
+                due = self.step % self.validate_every == 0 or self.step == self.steps
+                if due:
+                    validation = self._validate(logs)
+                if due or self.step % self.recipe.run.checkpoint_every == 0:
+                    self._save(LAST)
+        for log in logs or ():
+            log.close()
+        return validation
+
+    def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        recipe, fabric = self.recipe, self.fabric
+        rate = learning_rate_at(self.step, self.steps, self.sampler.steps_per_epoch, recipe.optimizer)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, options)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, predicted_iou = self.model(batch.images, batch.boxes_xyxy, batch.valid)
-        loss = batch_loss(logits, predicted_iou, batch, options.iou_weight)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            group["lr"] = rate
+        total = torch.zeros((), device=fabric.device)
+        for part in range(recipe.run.accumulate):
+            batch = next(batches).to(fabric.device)
+            torch.manual_seed(self._dropout_seed(part))
+            with fabric.no_backward_sync(self.module, enabled=part + 1 < recipe.run.accumulate):
+                logits, predicted_iou = self.module(batch.images, batch.boxes_xyxy, batch.valid)
+                loss = (
+                    training_loss(logits, predicted_iou, batch.masks, batch.mask_valid, recipe.loss.iou_weight)
+                    / recipe.run.accumulate
+                )
+                fabric.backward(loss)
+            total += loss.detach()
+        value = float(_tensor(fabric.all_reduce(total, reduce_op="mean")))
+        self._check(value, "loss")
+        limit = recipe.optimizer.clip_norm or float("inf")
+        norm = float(
+            _tensor(fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False))
+        )
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
+        if scaler is None:
+            self._check(norm, "gradient")
+        elif scaler.get_scale() < 1.0:  # it halves at each overflow: by now no step has been taken for long
+            self._check(float("inf"), "gradient")
         self.optimizer.step()
-        self._average()
-        return float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not self.model:
+            update_average(self.averaged, self.model, self.step, recipe.optimizer.ema)
+        return {"step": self.step + 1, "loss": value, "learning_rate": rate, "gradient_norm": norm}
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
-        for average, value in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
+    def _dropout_seed(self, part: int) -> int:
+        words = [_DROPOUT, self.recipe.run.seed, self.step, part, self.fabric.global_rank]
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def _save(self) -> None:
-        state = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "torch_rng": torch.get_rng_state(),
-        }
-        part = self.folder / "resume.part"
-        torch.save(state, part)
-        os.replace(part, self.folder / "resume.pt")
+    def _check(self, value: float, what: str) -> None:
+        if np.isfinite(value):
+            return
+        cases = list(dict.fromkeys(self.store.case_of(int(i)) for i in self.sampler.batch(self.step)))
+        raise TrainingError(not_finite_text(what, self.step, cases, self.recipe, self.folder / LAST))
 
-    def _load(self) -> None:
-        state = torch.load(self.folder / "resume.pt", weights_only=True)
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        torch.set_rng_state(state["torch_rng"])
-        logger.info("resumed at step %d", self.step)
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Low-res logits and predicted IoU of the weights that are exported."""
+        batch = batch.to(self.fabric.device)
+        with self.fabric.autocast():
+            logits, iou = self.averaged(batch.images, batch.boxes_xyxy, batch.valid)
+        return logits.float(), iou.float()
 
-    def _log(self, row: dict[str, Any]) -> None:
-        logger.info("%s", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-        path = self.folder / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+    def _validate(self, logs: tuple[CsvLog, CsvLog] | None) -> Validation | None:
+        self.averaged.eval()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        result, examples = validate(self._exported, self._forward, self.store, self.chosen, self.recipe, rank, world)
+        self._train_mode()
+        if result is None:
+            return None
+        if logs:
+            logs[1].add({"step": self.step, **result.means})
+            logs[1].flush()
+            report = {"step": self.step, "means": result.means, "per_set": result.per_set}
+            write_json(self.folder / "validation.json", report)
+            curve = read_log(self.folder / "train.csv"), read_log(self.folder / "validation.csv")
+            write_learning_curve(self.folder / "learning_curve.png", *curve)
+            write_overlays(self.folder / "overlays.png", examples)
+            means = ", ".join(f"{kind} {100 * value:.2f}" for kind, value in result.means.items())
+            logger.info("step %d: loss %.4f, validation DSC %s", self.step, curve[0][-1]["loss"], means)
+        if result.means["score"] > self.best:
+            self.best = result.means["score"]
+            self._save(BEST)
+        return result
+
+    @property
+    def _exported(self) -> DBSAM:
+        assert isinstance(self.averaged, DBSAM)
+        return self.averaged
+
+    def _open_logs(self) -> tuple[CsvLog, CsvLog]:
+        run = provenance(self.recipe, self.store, self.base)
+        write_json(self.folder / "run.json", run)
+        text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        (self.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
+        kinds = validation_prompts(self.recipe.prompts)
+        return (
+            CsvLog(self.folder / "train.csv", columns, self.step),
+            CsvLog(self.folder / "validation.csv", ("step", "score", *kinds), self.step),
+        )
+
+    def _save(self, name: str) -> None:
+        if self.fabric.is_global_zero:
+            state: dict[str, Any] = {
+                "step": self.step,
+                "best": self.best,
+                "recipe": self.recipe.to_dict(),
+                "store": self.store.signature,
+                "averaged": kept_weights(self._exported, self.base),
+            }
+            if name == LAST:
+                state |= {
+                    "model": kept_weights(self.model, self.base),
+                    "optimizer": self.optimizer.state_dict(),
+                    "precision": self.fabric.strategy.precision.state_dict(),
+                }
+            write_state(self.folder / name, state)
+        self.fabric.barrier()
+
+    def _resume(self) -> None:
+        path = self.folder / LAST
+        state = read_state(path)
+        so_far, now = state["recipe"], self.recipe.to_dict()
+        changed = _changes(so_far, now)
+        if other := [name for name in changed if name.split(".")[0] in _MODEL_SETTINGS]:
+            raise SettingError(
+                f"{self.folder} holds a run with another {', '.join(other)}: name another output folder, or give the "
+                f"recipe of that run ({self.folder / 'recipe.yaml'})."
+            )
+        if state["store"] != self.store.signature:
+            raise SettingError(
+                f"{self.folder} holds a run on another store: name another output folder, or that store."
+            )
+        if changed:
+            logger.info("going on with other settings: %s", ", ".join(changed))
+        try:
+            self.model.load_state_dict(state["model"], strict=False)
+            if self.averaged is not self.model:
+                self.averaged.load_state_dict(state["averaged"], strict=False)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise StateError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
+        if state["precision"] and so_far["run"]["precision"] == now["run"]["precision"]:
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.best = int(state["step"]), float(state["best"])
+        logger.info("going on from step %d of %d", self.step, self.steps)
 
 
-def batch_loss(logits: Tensor, predicted_iou: Tensor, batch: Batch, iou_weight: float) -> Tensor:
-    """Mask loss on the logits at the input's resolution, plus the predicted IoU's squared error."""
-    full = F.interpolate(logits.float().unsqueeze(1), batch.masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    full = full * batch.valid[:, 0] - 20.0 * (1 - batch.valid[:, 0])
-    mask_loss = cross_entropy_dice(full, batch.masks).mean()
-    iou = intersection_over_union(full.detach(), batch.masks)
-    return mask_loss + iou_weight * (predicted_iou.float() - iou).square().mean()
+def fit(recipe: Recipe, stores: list[Path], folder: Path) -> Validation | None:
+    """Train by a recipe, or go on with the run in `folder`; see `Trainer`."""
+    return Trainer(recipe, stores, folder).run()
 
 
-@torch.no_grad()
-def validate(model: DBSAM, store: PatchStore, options: FitOptions, most: int = 40) -> dict[str, Any]:
-    """DSC per data set at the input's resolution, with the paper's prompts and with the whole object's box."""
-    model.eval()
-    chosen = _spread(store, most)
-    plain = AugmentOptions(geometric=0, intensity=0, invert=0, repeat_channel=0)
-    sides = {"paper": replace(options.prompts, paper=1.0, loose=0.0, cut=0.0), "roi": replace(options.prompts, paper=0.0, loose=1.0, cut=0.0)}
-    means: dict[str, float] = {}
-    per_set: dict[str, dict[str, float]] = {}
-    for side, prompts in sides.items():
-        prompts = replace(prompts, context_jitter=(1.0, 1.0))
-        rng = np.random.default_rng(1234)
-        scores: dict[str, list[float]] = defaultdict(list)
-        position = 0
-        for arrays in iterate_batches(store, chosen, 64):
-            batch = make_batch(arrays, model.config.image_size, rng, prompts, plain)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits, _ = model(batch.images, batch.boxes_xyxy, batch.valid)
-            full = F.interpolate(logits.float().unsqueeze(1), batch.masks.shape[-2:], mode="bilinear")[:, 0]
-            iou = intersection_over_union(full * batch.valid[:, 0] - (1 - batch.valid[:, 0]), batch.masks)
-            for value in (2 * iou / (1 + iou)).tolist():
-                scores[store.entries[chosen[position]].dataset].append(value)
-                position += 1
-        per_set[side] = {name: float(np.mean(values)) for name, values in scores.items()}
-        means[side] = float(np.mean(list(per_set[side].values())))
-        means[f"{side}_3d"] = float(np.mean([v for k, v in per_set[side].items() if k.startswith("Dataset2")]))
-    return {"means": means, "per_set": per_set, "options": asdict(options)}
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        SettingError: The folder holds no run.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise SettingError(f"{folder} holds no training run: there is no {path.name} in it.")
+    return recipe_from(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def _spread(store: PatchStore, most: int) -> NDArray[np.int64]:
-    by_set: dict[str, list[int]] = defaultdict(list)
-    for i in store.indices("val"):
-        if not math.isnan(float(store.arrays["hulls"][i][0, 0])):
-            by_set[store.entries[i].dataset].append(int(i))
-    rng = np.random.default_rng(0)
-    return np.array([i for group in by_set.values() for i in sorted(rng.permutation(group)[:most])], dtype=np.int64)
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    found: list[str] = []
+    for key in before.keys() | after.keys():
+        name, old, new = f"{where}{key}", before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _changes(old, new, f"{name}.")
+        elif old != new:
+            found.append(name)
+    return sorted(found)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+OUTSIDE_LOGIT = 20.0
+"""Stands for certain background, where the region reaches beyond the slice."""
+
 
 def soft_dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """Dice loss of each mask with squared denominators (Milletari et al. 2016), as MONAI's `squared_pred=True`.
@@ -42,3 +45,34 @@ def intersection_over_union(logits: Tensor, target: Tensor) -> Tensor:
     union = (predicted | truth).sum((1, 2))
     overlap = (predicted & truth).sum((1, 2))
     return ((overlap + 1e-6) / (union + 1e-6)).float()
+
+
+def training_loss(
+    logits: Tensor, predicted_iou: Tensor, masks: Tensor, mask_valid: Tensor, iou_weight: float
+) -> Tensor:
+    """The loss of a batch: masks at their own resolution, plus the predicted IoU's squared error.
+
+    Args:
+        logits: Low-res logits (N, h, w); scaled to the masks' size.
+        predicted_iou: (N,).
+        masks: (N, H, W), 0 or 1.
+        mask_valid: (N, H, W), 1 inside the slice; beyond it every prediction is right.
+        iou_weight: Weight of the predicted IoU; at 0 its head is not trained at all.
+
+    Returns:
+        A scalar.
+    """
+    full = resize_logits(logits, masks.shape[-1])
+    full = full * mask_valid - OUTSIDE_LOGIT * (1 - mask_valid)
+    loss = cross_entropy_dice(full, masks).mean()
+    if iou_weight == 0:
+        return loss
+    iou = intersection_over_union(full.detach(), masks)
+    return loss + iou_weight * (predicted_iou.float() - iou).square().mean()
+
+
+def resize_logits(logits: Tensor, size: int) -> Tensor:
+    """Logits (N, h, w) as float32 at (N, size, size), linear."""
+    if logits.shape[-1] == size:
+        return logits.float()
+    return F.interpolate(logits.float().unsqueeze(1), (size, size), mode="bilinear", align_corners=False)[:, 0]

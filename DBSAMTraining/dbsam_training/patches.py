@@ -1,22 +1,19 @@
-"""Cuts data sets into the patches of the training store: one object on one slice, with the room its loosest prompt needs."""
+"""Cuts cases into patches, one object on one slice, with the room its loosest prompt needs (protocol "objects")."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from dbsam.geometry import slice_axes
-from dbsam.intensity import resolve_intensity
-from dbsam.preprocessing import Region, resample_slice
 from numpy.typing import NDArray
 
-from dbsam_training.nnunet import Case, CaseError, RawDataset, Structure
-from dbsam_training.store import PATCH_SIZE, Patch, hull_points
-
-logger = logging.getLogger(__name__)
+from dbsam.geometry import slice_axes
+from dbsam.intensity import IntensityWindow, resolve_intensity
+from dbsam.preprocessing import Region, resample_slice
+from dbsam_training.nnunet import Case, Structure
+from dbsam_training.sources import Source
+from dbsam_training.store import PATCH_SIZE, Sample
 
 LONGEST_SHIFT = 20.0 / 256.0
 """The paper moves a box's sides outwards by up to 20 pixels on a 256 grid: this share of the slice's longer side."""
@@ -29,13 +26,15 @@ class PatchOptions:
     """What to cut.
 
     Attributes:
-        per_dataset: Most patches of one data set and split, spread evenly over its structures.
+        most: Most patches of one data set and split, spread evenly over its structures.
+        intensity: Rule that maps voxels to 0..255.
         room: Side of a patch over the loosest prompt's longer side.
         beyond: Slices beyond each end of a 3D object that become examples of an empty mask.
         seed: Seed of the choice.
     """
 
-    per_dataset: int = 900
+    most: int = 900
+    intensity: str = "auto"
     room: float = 1.7
     beyond: int = 2
     seed: int = 0
@@ -50,27 +49,33 @@ class _Candidate:
     index: int
 
 
-def cut_dataset(dataset: RawDataset, split: str, options: PatchOptions) -> Iterator[Patch]:
-    """Yields the patches of one split of a data set; cases that can't be read are logged by name and left out."""
+def cut_objects(
+    source: Source, names: Sequence[str], read: Callable[[str], Case | None], options: PatchOptions
+) -> Iterator[Sample]:
+    """Yields the patches of some cases of a data set.
+
+    Args:
+        source: The data set.
+        names: Its cases.
+        read: Reads a case; None for one that is left out.
+        options: What to cut.
+    """
     candidates: list[_Candidate] = []
-    for name in dataset.list_cases(split):
-        try:
-            case = dataset.read_case(name)
-        except CaseError as error:
-            logger.warning("%s: %s", dataset.info.name, error)
-            continue
-        for structure in dataset.structures(case):
-            candidates += _candidates(case, structure, options)
-    chosen = _choose(candidates, options)
+    for name in names:
+        case = read(name)
+        if case is not None:
+            for structure in source.structures(case):
+                candidates += _candidates(case, structure, options)
     by_case: dict[str, dict[str, list[_Candidate]]] = {}
-    for candidate in chosen:
+    for candidate in _choose(candidates, options):
         by_case.setdefault(candidate.case, {}).setdefault(candidate.structure, []).append(candidate)
     for name, by_structure in by_case.items():
-        case = dataset.read_case(name)
-        window = resolve_intensity("auto", case.voxels_KJI)
-        for structure in dataset.structures(case):
+        case = read(name)
+        assert case is not None, f"{name} could be read a moment ago"
+        window = resolve_intensity(options.intensity, case.voxels_KJI)
+        for structure in source.structures(case):
             for candidate in by_structure.get(structure.name, []):
-                yield cut_slice_object(dataset, case, structure, candidate.axis, candidate.index, window, split, options)
+                yield cut_slice_object(case, structure, candidate.axis, candidate.index, window, options.room)
 
 
 def _axes(case: Case) -> tuple[int, ...]:
@@ -92,14 +97,17 @@ def _candidates(case: Case, structure: Structure, options: PatchOptions) -> list
         indices = [int(i) for i in present]
         if case.dimension == 3:
             size = case.geometry.dimensions_ijk[axis]
-            ends = [*range(present[0] - options.beyond, present[0]), *range(present[-1] + 1, present[-1] + 1 + options.beyond)]
+            ends = [
+                *range(present[0] - options.beyond, present[0]),
+                *range(present[-1] + 1, present[-1] + 1 + options.beyond),
+            ]
             indices += [int(i) for i in ends if 0 <= i < size]
         found += [_Candidate(case.name, structure.name, structure.class_name, axis, i) for i in indices]
     return found
 
 
 def _choose(candidates: list[_Candidate], options: PatchOptions) -> list[_Candidate]:
-    if len(candidates) <= options.per_dataset:
+    if len(candidates) <= options.most:
         return candidates
     rng = np.random.default_rng(options.seed)
     groups: dict[str, list[_Candidate]] = {}
@@ -107,14 +115,14 @@ def _choose(candidates: list[_Candidate], options: PatchOptions) -> list[_Candid
         groups.setdefault(candidate.group, []).append(candidate)
     queues = [[group[i] for i in rng.permutation(len(group))] for group in groups.values()]
     chosen: list[_Candidate] = []
-    while len(chosen) < options.per_dataset:
+    while len(chosen) < options.most:
         for queue in queues:
             if queue:
                 chosen.append(queue.pop())
-    return chosen[: options.per_dataset]
+    return chosen[: options.most]
 
 
-def slice_image(case: Case, axis: int, index: int, window: Any) -> NDArray[np.uint8]:
+def slice_image(case: Case, axis: int, index: int, window: IntensityWindow) -> NDArray[np.uint8]:
     """The (H, W, 3) image of a slice: colour as it is, grey as the slice before, itself and the next."""
     size = case.geometry.dimensions_ijk[axis]
     if case.voxels_KJI.ndim == 4:
@@ -124,15 +132,8 @@ def slice_image(case: Case, axis: int, index: int, window: Any) -> NDArray[np.ui
 
 
 def cut_slice_object(
-    dataset: RawDataset,
-    case: Case,
-    structure: Structure,
-    axis: int,
-    index: int,
-    window: Any,
-    split: str,
-    options: PatchOptions,
-) -> Patch:
+    case: Case, structure: Structure, axis: int, index: int, window: IntensityWindow, room: float
+) -> Sample:
     """Cuts the patch of one object on one slice, which the object may not reach."""
     image = slice_image(case, axis, index, window)
     mask = np.take(structure.mask_KJI, index, axis=2 - axis)
@@ -143,30 +144,26 @@ def cut_slice_object(
     shift = LONGEST_SHIFT * max(mask.shape[0] * ratio, mask.shape[1])
     x0, y0, x1, y1 = prompt
     side = max(x1 - x0, (y1 - y0) * ratio) + 2 * shift
-    half = side * options.room / 2
+    half = side * room / 2
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
     region = Region(centre_x - half, centre_y - half / ratio, centre_x + half, centre_y + half / ratio)
     patch, _ = resample_slice(image, region, PATCH_SIZE)
     cover, _ = resample_slice(mask.astype(np.float32), region, PATCH_SIZE)
-    inside = cover >= 0.5
     boxes = np.array([prompt, [-0.5, -0.5, mask.shape[1] - 0.5, mask.shape[0] - 0.5]])
     prompt_xyxy, slice_xyxy = region.boxes_to_input(boxes, PATCH_SIZE).astype(np.float32)
-    return Patch(
+    return Sample(
         image=np.clip(np.rint(patch), 0, 255).astype(np.uint8),
-        mask=inside.astype(np.uint8) * 255,
-        hull_xy=hull_points(inside),
+        mask=cover >= 0.5,
         prompt_xyxy=prompt_xyxy,
         slice_xyxy=slice_xyxy,
         pixel=shift / 20.0 * PATCH_SIZE / region.width,
-        dataset=dataset.info.name,
         case=case.name,
         structure=structure.class_name,
-        split=split,
     )
 
 
 def _loose_prompt(mask_KJI: NDArray[np.bool_], axis: int, index: int) -> NDArray[np.float64]:
     """The whole object's rectangle, as a 3D box shows it on this slice."""
-    mask = mask_KJI.any(axis=2 - axis)
+    mask: NDArray[np.bool_] = np.any(mask_KJI, axis=2 - axis)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return np.array([columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5])

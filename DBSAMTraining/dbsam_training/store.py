@@ -1,114 +1,319 @@
-"""The training store: square patches of slices with one object each, as memory-mapped arrays."""
+"""The training store: images of 256x256 and one mask an object, as memory-mapped arrays.
+
+A store is a folder of parts. A part is written whole or not at all, with the digest of each of its files, so that an
+interrupted `prepare` goes on where it stopped. Grey images of one channel and bit-packed masks keep it small; several
+samples may share an image.
+
+    STORE/store.json                    protocol, options and data sets
+    STORE/parts/PART/part.json          data set, split, cases, structures, digests
+    STORE/parts/PART/greys.bin ...      arrays without header, one row an image or a sample
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 PATCH_SIZE = 256
 HULL_POINTS = 32
+FORMAT_VERSION = 2
 
-
-@dataclass(frozen=True)
-class Patch:
-    """One object on one slice.
-
-    Attributes:
-        image: (256, 256, 3) uint8; grey slices hold the slice before, itself and the next.
-        mask: (256, 256) uint8, 255 inside the object.
-        hull_xy: (32, 2) points of the object's convex hull in patch pixels, NaN where the object has ended.
-        prompt_xyxy: The rectangle of the whole 3D object, as a 3D box shows it on this slice, in patch pixels.
-        slice_xyxy: Edges of the slice in patch pixels; the patch may reach beyond.
-        pixel: Patch pixels for one 256th of the slice's longer side, the unit of the paper's box perturbation.
-        dataset: Name of the data set.
-        case: Name of the case.
-        structure: Name of the structure.
-        split: "train" or "val".
-    """
-
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    hull_xy: NDArray[np.float32]
-    prompt_xyxy: NDArray[np.float32]
-    slice_xyxy: NDArray[np.float32]
-    pixel: float
-    dataset: str
-    case: str
-    structure: str
-    split: str
-
-
-_ARRAYS = {
+_IMAGE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "images": ((PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
-    "masks": ((PATCH_SIZE, PATCH_SIZE), np.uint8),
+    "greys": ((PATCH_SIZE, PATCH_SIZE, 1), np.uint8),
+}
+_SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
+    "masks": ((PATCH_SIZE, PATCH_SIZE // 8), np.uint8),
     "hulls": ((HULL_POINTS, 2), np.float32),
     "prompts": ((4,), np.float32),
     "slices": ((4,), np.float32),
     "pixels": ((), np.float32),
+    "rows": ((), np.int32),  # row in images, or -1 - row in greys
+    "cases": ((), np.int32),
+    "structures": ((), np.int32),
 }
+_ALL_ARRAYS = {**_IMAGE_ARRAYS, **_SAMPLE_ARRAYS}
 
 
-@dataclass(frozen=True)
-class StoreEntry:
-    """What is known of a patch beside its arrays."""
+class StoreError(ValueError):
+    """A store that cannot be used; the message says what is wrong with it."""
 
-    dataset: str
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One object on one slice.
+
+    Attributes:
+        image: (256, 256, C) uint8; C is 1 for a grey image, else 3: colour, or the slice before, itself and the next.
+        mask: (256, 256) bool.
+        prompt_xyxy: The rectangle of the whole 3D object, as a 3D box shows it on this slice, in pixels of the image.
+        slice_xyxy: Edges of the slice in pixels of the image, which may reach beyond.
+        pixel: Pixels of the image for one 256th of the slice's longer side, the unit of the paper's box perturbation.
+        case: Name of the case.
+        structure: Name of the structure.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    prompt_xyxy: NDArray[np.floating]
+    slice_xyxy: NDArray[np.floating]
+    pixel: float
     case: str
     structure: str
-    split: str
 
 
-class PatchStore:
-    """Reads a store; arrays stay on disk until they are indexed."""
+class PartWriter:
+    """Writes one part as its samples come, in bounded memory; the part exists only after `close`.
 
-    def __init__(self, folder: Path) -> None:
-        index = json.loads((folder / "index.json").read_text())
-        self.entries = [StoreEntry(*row) for row in index["entries"]]
-        count = len(self.entries)
-        self.arrays: dict[str, NDArray[Any]] = {
-            name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r", shape=(count, *shape))
-            for name, (shape, dtype) in _ARRAYS.items()
+    Args:
+        folder: The store.
+        name: Name of the part.
+        facts: What else to write into part.json: data set and split, at least.
+    """
+
+    def __init__(self, folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+        self.target = folder / "parts" / name
+        self.work = folder / "parts" / f".{name}.tmp"
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        self._facts = dict(facts)
+        self._files = {array: (self.work / f"{array}.bin").open("wb") for array in _ALL_ARRAYS}
+        self._digests = {array: hashlib.sha256() for array in self._files}
+        self._names: dict[str, dict[str, int]] = {"cases": {}, "structures": {}}
+        self._counts = dict.fromkeys((*_IMAGE_ARRAYS, "samples"), 0)
+        self._last: NDArray[np.uint8] | None = None
+        self._row = 0
+
+    def add(self, sample: Sample) -> None:
+        """Write one sample; an image that is the very same array as the last sample's is shared."""
+        if sample.image is not self._last:
+            array = "greys" if sample.image.shape[2] == 1 else "images"
+            assert sample.image.shape == _IMAGE_ARRAYS[array][0], f"an image is {sample.image.shape}"
+            self._write(array, sample.image, np.uint8)
+            row, self._last = self._counts[array], sample.image
+            self._row = -1 - row if array == "greys" else row
+            self._counts[array] += 1
+        values: dict[str, NDArray[Any]] = {
+            "masks": np.packbits(sample.mask, axis=1),
+            "hulls": hull_points(sample.mask),
+            "prompts": sample.prompt_xyxy,
+            "slices": sample.slice_xyxy,
+            "pixels": np.asarray(sample.pixel),
+            "rows": np.asarray(self._row),
+            "cases": self._code("cases", sample.case),
+            "structures": self._code("structures", sample.structure),
         }
+        for array, (shape, kind) in _SAMPLE_ARRAYS.items():
+            assert values[array].shape == shape, f"{array} is {values[array].shape}, not {shape}"
+            self._write(array, values[array], kind)
+        self._counts["samples"] += 1
+
+    def close(self, facts: Mapping[str, Any]) -> int:
+        """Finish the part, with more facts for part.json; returns its number of samples."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        content = (
+            self._facts
+            | dict(facts)
+            | {
+                "counts": self._counts,
+                "cases": list(self._names["cases"]),
+                "structures": list(self._names["structures"]),
+                "sha256": {array: digest.hexdigest() for array, digest in self._digests.items()},
+            }
+        )
+        write_json(self.work / "part.json", content)
+        os.replace(self.work, self.target)
+        return self._counts["samples"]
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _write(self, array: str, values: NDArray[Any], kind: type) -> None:
+        data = np.ascontiguousarray(values, kind).data
+        self._files[array].write(data)
+        self._digests[array].update(data)
+
+    def _code(self, column: str, name: str) -> NDArray[np.int64]:
+        codes = self._names[column]
+        return np.asarray(codes.setdefault(name, len(codes)))
+
+
+class TrainingStore:
+    """Reads one store or several as one; the arrays stay on disk until they are indexed.
+
+    Attributes:
+        facts: Content of the first store.json.
+        datasets: What is known of each data set: licence, reference, modality, dimension, cases.
+        dataset_names: Names of the data sets, indexed by `dataset`.
+        structure_names: Names of the structures, indexed by `structure`.
+        dataset: (N,) data set of each sample.
+        structure: (N,) structure of each sample.
+        is_train: (N,) whether a sample is for training, else validation.
+        seen: (N,) whether the object is on the slice; else its mask is empty.
+
+    Raises:
+        StoreError: A folder is no store, or one of another version, or a file has another size than it should.
+    """
+
+    def __init__(self, folders: Path | Sequence[Path]) -> None:
+        self.folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
+        contents = [read_store_facts(folder) for folder in self.folders]
+        self.facts: dict[str, Any] = contents[0]
+        self.datasets: dict[str, dict[str, Any]] = {}
+        self._parts: list[_Part] = []
+        for folder, content in zip(self.folders, contents, strict=True):
+            self.datasets |= content["datasets"]
+            self._parts += [_Part(folder / "parts" / name) for name in content["parts"]]
+        self._parts = [part for part in self._parts if part.samples]
+        if not self._parts:
+            raise StoreError(f"{', '.join(map(str, self.folders))} holds no sample.")
+        self._ends = np.cumsum([part.samples for part in self._parts])
+        self.dataset_names = list(dict.fromkeys(part.facts["dataset"] for part in self._parts))
+        self.structure_names = list(dict.fromkeys(n for part in self._parts for n in part.facts["structures"]))
+        self.dataset = self._column(
+            [np.full(p.samples, self.dataset_names.index(p.facts["dataset"])) for p in self._parts]
+        )
+        codes = {name: code for code, name in enumerate(self.structure_names)}
+        self.structure = self._column(
+            [np.array([codes[n] for n in p.facts["structures"]])[p.arrays["structures"]] for p in self._parts]
+        )
+        self.is_train = self._column([np.full(p.samples, p.facts["split"] == "train") for p in self._parts])
+        self.seen = self._column([~np.isnan(p.arrays["hulls"][:, 0, 0]) for p in self._parts])
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return int(self._ends[-1])
+
+    @property
+    def signature(self) -> str:
+        """Digest of everything in the store; two stores of one signature give the same training."""
+        digests = [part.facts["sha256"] for part in self._parts]
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Positions of a split's patches."""
-        return np.array([i for i, entry in enumerate(self.entries) if entry.split == split], dtype=np.int64)
+        """Positions of a split's samples, "train" or "val"."""
+        return np.flatnonzero(self.is_train == (split == "train")).astype(np.int64)
 
-    def batch(self, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The arrays of some patches, copied into memory."""
-        return {name: np.stack([array[i] for i in indices]) for name, array in self.arrays.items()}
+    def case_of(self, index: int) -> str:
+        """Name of the case of a sample."""
+        part, row = self._locate(index)
+        return str(part.facts["cases"][part.arrays["cases"][row]])
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The arrays of some samples, copied into memory.
+
+        Returns:
+            "images" (B, 256, 256, 3) uint8; "masks" (B, 256, 256) uint8, 255 inside; "hulls" (B, 32, 2), NaN where the
+            object is not on the slice; "prompts" (B, 4); "slices" (B, 4); "pixels" (B,).
+        """
+        columns: dict[str, list[NDArray[Any]]] = {}
+        for index in indices:
+            part, row = self._locate(int(index))
+            at = int(part.arrays["rows"][row])
+            image = part.arrays["images"][at] if at >= 0 else part.arrays["greys"][-1 - at]
+            values = {"images": np.broadcast_to(image, (PATCH_SIZE, PATCH_SIZE, 3))}
+            values["masks"] = np.unpackbits(part.arrays["masks"][row], axis=1) * np.uint8(255)
+            values |= {name: part.arrays[name][row] for name in ("hulls", "prompts", "slices", "pixels")}
+            for name, value in values.items():
+                columns.setdefault(name, []).append(value)
+        return {name: np.stack(values) for name, values in columns.items()}
+
+    def verify(self) -> None:
+        """Compare every file with its digest.
+
+        Raises:
+            StoreError: A file was changed or is damaged.
+        """
+        for part in self._parts:
+            part.verify()
+
+    def _locate(self, index: int) -> tuple[_Part, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
+
+    @staticmethod
+    def _column(parts: list[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(parts)
 
 
-def write_store(folder: Path, patches: Iterable[Patch]) -> int:
-    """Write patches as they come, in bounded memory.
+class _Part:
+    """One part of a store, opened for reading."""
 
-    Returns:
-        The number of patches.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.facts: dict[str, Any] = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StoreError(f"{folder} is missing or damaged ({error}): prepare the store again.") from error
+        counts = self.facts["counts"]
+        self.samples = int(counts["samples"])
+        self.arrays: dict[str, NDArray[Any]] = {}
+        for name, (shape, kind) in _ALL_ARRAYS.items():
+            rows = int(counts.get(name, self.samples))
+            file = folder / f"{name}.bin"
+            wanted = rows * int(np.prod(shape)) * np.dtype(kind).itemsize
+            if not file.is_file() or file.stat().st_size != wanted:
+                size = file.stat().st_size if file.is_file() else 0
+                raise StoreError(f"{file} has {size} bytes instead of {wanted}: remove {folder} and prepare again.")
+            self.arrays[name] = (
+                np.memmap(file, kind, "r", shape=(rows, *shape)) if rows else np.empty((0, *shape), kind)
+            )
+
+    def verify(self) -> None:
+        for name, wanted in self.facts["sha256"].items():
+            with (self.folder / f"{name}.bin").open("rb") as file:
+                found = _digest(file)
+            if found != wanted:
+                raise StoreError(f"{self.folder / name}.bin is damaged: remove {self.folder} and prepare again.")
+
+
+def _digest(file: BinaryIO) -> str:
+    state = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
+
+
+def read_store_facts(folder: Path) -> dict[str, Any]:
+    """Content of a store's store.json.
+
+    Raises:
+        StoreError: There is none that this version reads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    entries: list[tuple[Any, ...]] = []
-    files = {name: (folder / f"{name}.bin").open("wb") for name in _ARRAYS}
+    path = folder / "store.json"
     try:
-        for patch in patches:
-            values = (patch.image, patch.mask, patch.hull_xy, patch.prompt_xyxy, patch.slice_xyxy, patch.pixel)
-            for (name, (shape, dtype)), value in zip(_ARRAYS.items(), values, strict=True):
-                files[name].write(np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), shape)).tobytes())
-            entry = StoreEntry(patch.dataset, patch.case, patch.structure, patch.split)
-            entries.append(tuple(asdict(entry).values()))
-    finally:
-        for file in files.values():
-            file.close()
-    (folder / "index.json").write_text(json.dumps({"entries": entries, "fields": [f.name for f in fields(StoreEntry)]}))
-    return len(entries)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{folder} is no finished training store ({error}): run dbsam-train prepare.") from error
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path} is damaged ({error}): run dbsam-train prepare again.") from error
+    if content.get("format") != FORMAT_VERSION:
+        raise StoreError(
+            f"{folder} is a store of format {content.get('format')}, and this version reads {FORMAT_VERSION}: prepare "
+            "it again."
+        )
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step: `path` holds the whole new file or what it held before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def hull_points(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -116,17 +321,23 @@ def hull_points(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
     Their bounds under a rotation are the rotated object's tight box to within a few percent, at a fixed small size.
     """
-    rows, columns = np.nonzero(mask)
+    rows = np.flatnonzero(mask.any(1))
     if len(rows) == 0:
         return np.full((HULL_POINTS, 2), np.nan, np.float32)
-    corners = [(columns + dx, rows + dy) for dx in (-0.5, 0.5) for dy in (-0.5, 0.5)]
-    points = np.concatenate([np.stack(c, -1) for c in corners]).astype(np.float32)
+    # Only the first and last pixel of a row can be extreme.
+    first = mask[rows].argmax(1)
+    last = mask.shape[1] - 1 - mask[rows, ::-1].argmax(1)
+    columns, rows = np.concatenate([first - 0.5, last + 0.5]), np.concatenate([rows, rows])
+    points = np.concatenate([np.stack([columns, rows + dy], -1) for dy in (-0.5, 0.5)]).astype(np.float32)
     angles = np.arange(HULL_POINTS) * (2 * np.pi / HULL_POINTS)
     directions = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     return points[(points @ directions).argmax(0)]
 
 
-def iterate_batches(store: PatchStore, indices: NDArray[np.int64], size: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """All patches once, in order."""
+def iterate_batches(
+    store: TrainingStore, indices: NDArray[np.int64], size: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """All samples once, in order, with their positions."""
     for start in range(0, len(indices), size):
-        yield store.batch(indices[start : start + size])
+        chosen = indices[start : start + size]
+        yield chosen, store.batch(chosen)

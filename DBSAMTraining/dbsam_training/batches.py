@@ -1,0 +1,91 @@
+"""Batches for each step, prepared in the training process or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dbsam.modeling.config import DBSAMConfig
+from dbsam_training.augment import Batch, make_batch
+from dbsam_training.recipes import Recipe
+from dbsam_training.sampling import Sampler
+from dbsam_training.store import TrainingStore
+
+
+def mask_size(recipe: Recipe, config: DBSAMConfig) -> int:
+    """Side of the masks that the loss compares."""
+    return config.low_res_size if recipe.loss.resolution == "low_res" else config.image_size
+
+
+class BatchDataset(Dataset[Batch]):
+    """What one process trains on: item (step, part) is its share of that step's batch.
+
+    Args:
+        folders: The stores.
+        recipe: How to draw, prompt and augment.
+        rank: Of the process.
+        world: Number of processes.
+    """
+
+    def __init__(self, folders: list[Path], recipe: Recipe, rank: int, world: int) -> None:
+        self._folders, self._recipe = folders, recipe
+        self._config = recipe.model.config
+        self._rank, self._world = rank, world
+        self._opened: tuple[TrainingStore, Sampler] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # Worker processes open the memory maps themselves instead of receiving their content.
+        return {**self.__dict__, "_opened": None}
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        store, sampler = self._open()
+        step, part = key
+        run = self._recipe.run
+        size = run.batch_size // (self._world * run.accumulate)
+        start = (self._rank * run.accumulate + part) * size
+        share = slice(start, start + size)
+        arrays = store.batch(sampler.batch(step)[share])
+        rngs = sampler.generators(step)[share]
+        masks = mask_size(self._recipe, self._config)
+        return make_batch(arrays, self._config.image_size, masks, rngs, self._recipe.prompts, self._recipe.augment)
+
+    def _open(self) -> tuple[TrainingStore, Sampler]:
+        if self._opened is None:
+            store = TrainingStore(self._folders)
+            run = self._recipe.run
+            self._opened = store, Sampler(store, self._recipe.data, run.batch_size, run.seed)
+        return self._opened
+
+
+class _Steps:
+    """Keys of a `BatchDataset` from one step to another."""
+
+    def __init__(self, first: int, last: int, accumulate: int) -> None:
+        self._steps, self._accumulate = range(first, last), accumulate
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((step, part) for step in self._steps for part in range(self._accumulate))
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._accumulate
+
+
+def batch_loader(dataset: BatchDataset, recipe: Recipe, first: int, last: int, pin: bool) -> DataLoader[Batch]:
+    """Batches of the steps from `first` up to, not including, `last`, in order."""
+    workers = recipe.run.workers
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=_Steps(first, last, recipe.run.accumulate),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_single_thread if workers else None,
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
+def _single_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,121 @@
+"""Writes a run's weights as the checkpoint that dbsam and the extension load, with provenance and a model card."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbsam.checkpoint import load_base, save_checkpoint
+from dbsam.checkpoint_info import CheckpointInfo, DatasetCredit
+from dbsam.modeling.builder import build_model
+from dbsam.modeling.dbsam import DBSAM
+from dbsam_training.fit import recipe_of
+from dbsam_training.model_card import model_card
+from dbsam_training.resume import StateError, read_state
+from dbsam_training.starting import base_file, base_reference
+from dbsam_training.strict import SettingError
+
+NO_LICENCE = "not stated"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        state: "best" (by validation) or "last".
+        half: Whether matrices and kernels are stored as 16-bit floats.
+        name: Name of the weights; the recipe's if None.
+        version: Version of the weights.
+        licence: Licence of the weights.
+        metrics: `summary.json` of an evaluation, to be kept inside.
+    """
+
+    state: str = "best"
+    half: bool = False
+    name: str | None = None
+    version: str = "1.0"
+    licence: str = ""
+    metrics: Path | None = None
+
+
+def export_run(run_folder: Path, output: Path, card: Path, options: ExportOptions) -> CheckpointInfo:
+    """Export the weights of a run.
+
+    Args:
+        run_folder: The run.
+        output: The `.safetensors` file.
+        card: The model card.
+        options: What to export.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        SettingError: The folder holds no run, or `output` has another ending.
+        StateError: The state is missing or damaged.
+        CheckpointError: The base of the run is not what it was.
+    """
+    if output.suffix != ".safetensors":
+        raise SettingError(f"The output must end in .safetensors, not {output.name!r}.")
+    recipe = recipe_of(run_folder)
+    run = _read_json(run_folder / "run.json")
+    state = read_state(run_folder / f"{options.state}.pt")
+    model = _model_of(run, state, recipe.model.base, build_model(recipe.model.config), run_folder)
+    info = CheckpointInfo(
+        name=options.name or recipe.name,
+        version=options.version,
+        config=recipe.model.config,
+        licence=options.licence or NO_LICENCE,
+        date=datetime.date.today().isoformat(),
+        base=base_reference(run["base"]) if not recipe.model.config.train_vit else None,
+        datasets=_credits(run),
+        recipe={**recipe.to_dict(), "trained_steps": state["step"], "trained_samples": run["samples"]["train"]},
+        metrics=_metrics(run_folder, options.metrics),
+    )
+    info = save_checkpoint(output, model, info, half=options.half)
+    card.parent.mkdir(parents=True, exist_ok=True)
+    card.write_text(model_card(info, output), encoding="utf-8")
+    return info
+
+
+def _model_of(run: dict[str, Any], state: dict[str, Any], base: str, model: DBSAM, run_folder: Path) -> DBSAM:
+    reference = base_reference(run["base"])
+    if reference is not None:
+        load_base(model, base_file(base), reference.sha256)
+    try:
+        unmatched = model.load_state_dict(state["averaged"], strict=False)
+    except RuntimeError as error:
+        raise StateError(f"The state in {run_folder} is of another architecture than its recipe: {error}") from error
+    if unmatched.unexpected_keys or (reference is None and unmatched.missing_keys):
+        wrong = [*unmatched.unexpected_keys, *unmatched.missing_keys]
+        raise StateError(f"The state in {run_folder} is of another architecture than its recipe: {wrong[:3]}.")
+    return model.eval()
+
+
+def _credits(run: dict[str, Any]) -> tuple[DatasetCredit, ...]:
+    """The data sets of the run and of the weights that it started from."""
+    credits = {credit["name"]: DatasetCredit(**credit) for credit in (run["base"] or {}).get("datasets", ())}
+    return tuple((credits | {credit["name"]: DatasetCredit(**credit) for credit in run["datasets"]}).values())
+
+
+def _metrics(run_folder: Path, evaluation: Path | None) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    if (run_folder / "validation.json").is_file():
+        metrics["validation"] = _read_json(run_folder / "validation.json")
+    if evaluation is not None:
+        metrics["evaluation"] = _read_json(evaluation)
+    return metrics
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"Cannot read {path}: {error.strerror}.") from error
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is not valid JSON: {error}") from error
+    return content

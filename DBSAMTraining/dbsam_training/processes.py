@@ -1,0 +1,82 @@
+"""Devices and processes of a run, on Lightning Fabric: alone, by Fabric's launcher, or under torchrun."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from dbsam_training.recipes import RunOptions
+from dbsam_training.strict import SettingError
+
+
+def launch(run: RunOptions) -> Fabric:
+    """Join or start the processes of a run.
+
+    Under torchrun its processes are joined; else Fabric starts one process for each further device of this node.
+
+    Raises:
+        SettingError: The batch does not split evenly, or there are fewer devices than asked for.
+    """
+    accelerator = _accelerator(run.accelerator)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    else:
+        devices, nodes = _devices(run.devices, accelerator), run.nodes
+    world = devices * nodes
+    if run.batch_size % (world * run.accumulate):
+        raise SettingError(
+            f"run.batch_size {run.batch_size} does not split into {world} processes times run.accumulate "
+            f"{run.accumulate}: use a multiple of {world * run.accumulate}."
+        )
+    if accelerator == "cuda" and torch.cuda.device_count() < devices:
+        raise SettingError(f"run.devices asks for {devices} GPUs, and this computer has {torch.cuda.device_count()}.")
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(run.deterministic)
+    # SAM's decoder has mask tokens that a box prompt never reads, so some weights get no gradient.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
+    precision: Any = run.precision
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _accelerator(wanted: str) -> str:
+    if wanted != "auto":
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise SettingError("run.accelerator is 'cuda', and this computer has no CUDA GPU: use 'auto' or 'cpu'.")
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _devices(wanted: str, accelerator: str) -> int:
+    if wanted != "auto":
+        return int(wanted)
+    return torch.cuda.device_count() if accelerator == "cuda" else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prepares what all of a run need, before they have met."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def wait_for(path: Path) -> None:
+    """Wait until the first process has made a file.
+
+    Raises:
+        TimeoutError: It does not appear for a day.
+    """
+    deadline = time.monotonic() + 86400
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} did not appear: see what became of the first process.")
+        time.sleep(1)

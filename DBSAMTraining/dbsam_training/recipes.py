@@ -1,0 +1,342 @@
+"""Training recipes: every number of a run, in YAML files that one can read, checked strictly.
+
+A recipe may start from another one by `extends: NAME`; mappings are merged, everything else is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dbsam.modeling.config import DBSAMConfig, named_config
+from dbsam_training.resources import resource_folder
+from dbsam_training.strict import SettingError, closest, read_settings
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained.
+
+    Attributes:
+        system: Name of the system (`dbsam.modeling.config.SYSTEMS`).
+        settings: Settings that differ from the system's.
+        base: Weights to start from: a name of the registry or a path; new weights if empty. SAM's are kept under the
+            trained parts, so the checkpoint that is exported stores only those.
+    """
+
+    system: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
+
+    @property
+    def config(self) -> DBSAMConfig:
+        """The architecture.
+
+        Raises:
+            SettingError: The system or one of the settings does not exist.
+        """
+        try:
+            config = named_config(self.system)
+            known = config.to_dict()
+            for key in self.settings:
+                if key not in known:
+                    raise SettingError(f"Unknown setting 'model.settings.{key}'{closest(key, known)}.")
+            return DBSAMConfig.from_dict(known | dict(self.settings))
+        except SettingError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"model: {error}") from error
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the training store holds and in which order it is seen.
+
+    Attributes:
+        protocol: "slices": whole slices of 256x256x3 (the paper); "objects": patches round objects.
+        intensity: Rule that maps voxels to 0..255 (`dbsam.intensity`).
+        licence: "any", or "open" to leave out data sets whose licence restricts use.
+        train_per_dataset: Most training patches of a data set (protocol "objects").
+        val_per_dataset: Most validation patches of a data set (protocol "objects").
+        superpixel_slices: Slices of a 2D and of a 3D data set from which unannotated regions are cut, 0 for none.
+        superpixels_per_slice: Most regions of such a slice.
+        sampling: "epochs": every sample once an epoch; "balanced": data sets in proportion to their size to the power
+            `balance`, structures of a data set to the power 0.5, with replacement.
+        balance: See `sampling`.
+    """
+
+    protocol: Literal["slices", "objects"] = "slices"
+    intensity: str = "auto"
+    licence: Literal["any", "open"] = "any"
+    train_per_dataset: int = 900
+    val_per_dataset: int = 80
+    superpixel_slices: tuple[int, int] = (0, 0)
+    superpixels_per_slice: int = 4
+    sampling: Literal["epochs", "balanced"] = "epochs"
+    balance: float = 0.5
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How boxes and the region round them are drawn.
+
+    Attributes:
+        paper: Share of prompts as the paper draws them: each side outwards by 0-20 px on the 256 grid.
+        loose: Share of prompts from the whole 3D object's rectangle (2D: up to 60 % looser on each side).
+        cut: Share of prompts whose sides cut into the object, by up to 5 %. The rest are tight up to 15 %.
+        context: Side of the region over the box's longer side.
+        context_jitter: Factors between which the context varies.
+        whole_slice: Feed the whole slice instead of the region.
+    """
+
+    paper: float = 1.0
+    loose: float = 0.0
+    cut: float = 0.0
+    context: float = 1.75
+    context_jitter: tuple[float, float] = (0.85, 1.5)
+    whole_slice: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.paper, self.loose, self.cut) < 0 or self.paper + self.loose + self.cut > 1 + 1e-9:
+            raise SettingError(
+                f"prompts: the shares paper {self.paper:g}, loose {self.loose:g} and cut {self.cut:g} must not be "
+                "negative nor exceed 1 together."
+            )
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Strength of the augmentation; all zero (the paper's) leaves the images as they are.
+
+    Attributes:
+        geometric: Share of images that are turned, flipped and stretched.
+        intensity: Share of images whose grey levels are distorted.
+        invert: Share of images whose grey levels are inverted.
+        repeat_channel: Share of images whose channels are made equal.
+    """
+
+    geometric: float = 0.0
+    intensity: float = 0.0
+    invert: float = 0.0
+    repeat_channel: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Cross-entropy plus Dice on the mask, and the predicted IoU's squared error.
+
+    Attributes:
+        resolution: Where the masks are compared: "low_res" (the low-resolution logits, the paper) or "input".
+        iou_weight: Weight of the predicted IoU's squared error.
+    """
+
+    resolution: Literal["low_res", "input"] = "low_res"
+    iou_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW and its rate: linear warm-up, then polynomial decay to zero.
+
+    Attributes:
+        learning_rate: The peak rate.
+        weight_decay: Of matrices and kernels; vectors are not decayed.
+        betas: AdamW's.
+        warm_up_epochs: Length of the warm-up in epochs.
+        warm_up_steps: Length of the warm-up in steps, on top of `warm_up_epochs`.
+        warm_up_from: Rate at its start.
+        power: Of the polynomial decay.
+        clip_norm: Gradients above this norm are scaled down to it; 0 for never.
+        ema: Decay of the averaged weights, which are validated and exported; 0 for none.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warm_up_epochs: float = 0.0
+    warm_up_steps: int = 0
+    warm_up_from: float = 0.0
+    power: float = 0.9
+    clip_norm: float = 1.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Length, batch, hardware and bookkeeping of a run.
+
+    Attributes:
+        batch_size: Samples of one optimizer step, over all processes together.
+        accumulate: Parts into which each process splits its share of a batch, to save memory.
+        epochs: Length in epochs; or
+        steps: length in optimizer steps.
+        precision: "32-true", "bf16-mixed" or "16-mixed" (with loss scaling).
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: Devices on each node; "auto" for all. torchrun's own number wins.
+        nodes: Machines.
+        sync_batch_norm: Whether several processes share their batch norm statistics.
+        checkpointing: Whether the ViT's blocks are computed again in the backward pass instead of kept.
+        workers: Processes that prepare batches; 0 for none.
+        seed: Of new weights, sampling, prompts, augmentation and dropout.
+        deterministic: Whether operators without a deterministic algorithm are refused.
+        validate_every: Steps between validations; 0 for once an epoch.
+        validate_per_dataset: Most validation samples of a data set.
+        checkpoint_every: Steps between resume points.
+    """
+
+    batch_size: int
+    accumulate: int = 1
+    epochs: float | None = None
+    steps: int | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: str = "auto"
+    nodes: int = 1
+    sync_batch_norm: bool = True
+    checkpointing: bool = False
+    workers: int = 0
+    seed: int = 0
+    deterministic: bool = False
+    validate_every: int = 0
+    validate_per_dataset: int = 40
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise SettingError("run: give either 'epochs' or 'steps'.")
+        for name in ("batch_size", "accumulate", "nodes", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"run.{name} must be at least 1, not {getattr(self, name)}.")
+        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+            raise SettingError(f"run.devices must be 'auto' or a number in quotes, not {self.devices!r}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, whole.
+
+    Attributes:
+        name: Name of the recipe.
+        description: What it is for, in a sentence.
+    """
+
+    name: str
+    description: str
+    model: ModelOptions
+    run: RunOptions
+    data: DataOptions = DataOptions()
+    prompts: PromptOptions = PromptOptions()
+    augment: AugmentOptions = AugmentOptions()
+    loss: LossOptions = LossOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+
+    def __post_init__(self) -> None:
+        if self.data.protocol == "slices" and not self.prompts.whole_slice:
+            raise SettingError("prompts.whole_slice must be true with data.protocol 'slices': the store has no more.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and YAML-ready values from which `recipe_from` builds the same recipe."""
+        values: dict[str, Any] = _plain(asdict(self))
+        return values
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(path.stem for path in resource_folder("Recipes").glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: A recipe of the project, such as `compact` or `compact.yaml`, or the path of a YAML file.
+        overrides: Values by dotted name, such as {"run.steps": 10}, that replace the file's.
+
+    Raises:
+        SettingError: The file is no recipe, or one of its settings cannot be used.
+        FileNotFoundError: There is no such recipe.
+    """
+    path = find_recipe(name_or_path)
+    values = _read_with_parents(path, ())
+    for dotted, value in (overrides or {}).items():
+        _override(values, dotted, value)
+    try:
+        return recipe_from(values)
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from a mapping.
+
+    Raises:
+        SettingError: One of the settings cannot be used.
+    """
+    recipe = read_settings(Recipe, values)
+    assert recipe.model.config  # its settings are checked now, not when the network is built
+    return recipe
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = Path(name_or_path).expanduser()
+    shipped = resource_folder("Recipes") / f"{path.name.removesuffix('.yaml')}.yaml"
+    for candidate in (path, shipped if len(path.parts) == 1 else path):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"There is no recipe {name_or_path}{closest(path.stem, recipe_names())}.")
+
+
+def with_run(recipe: Recipe, **changes: Any) -> Recipe:
+    """The same recipe with other settings of its run."""
+    return replace(recipe, run=replace(recipe.run, **changes))
+
+
+def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise SettingError(f"{path} extends itself, by way of {', '.join(p.name for p in seen)}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingError(f"{path} is no recipe: it must hold a mapping of settings.")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    beside = path.parent / f"{str(parent).removesuffix('.yaml')}.yaml"
+    return _merged(_read_with_parents(beside if beside.is_file() else find_recipe(str(parent)), (*seen, path)), values)
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *groups, name = dotted.split(".")
+    for group in groups:
+        below = values.setdefault(group, {})
+        if not isinstance(below, dict):
+            raise SettingError(f"{dotted!r} is no setting: {group!r} holds no further ones.")
+        values = below
+    if name in ("steps", "epochs"):
+        values.pop("epochs" if name == "steps" else "steps", None)
+    values[name] = value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,106 @@
+"""Which sample is seen at which step: a function of seed and step, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam_training.recipes import DataOptions, OptimizerOptions, RunOptions
+from dbsam_training.store import TrainingStore
+
+# The first number of every generator's seed, so that streams of different purpose never meet.
+_ORDER, _SAMPLE = 1, 2
+
+
+class Sampler:
+    """Draws the batch of each step from a store's training samples.
+
+    Args:
+        store: The store.
+        data: How to sample.
+        batch_size: Samples of one optimizer step, over all processes.
+        seed: Of the run.
+
+    Raises:
+        ValueError: The store has no training sample, or fewer than one batch in an epoch.
+    """
+
+    def __init__(self, store: TrainingStore, data: DataOptions, batch_size: int, seed: int) -> None:
+        self.indices = store.indices("train")
+        self.batch_size, self.seed = batch_size, seed
+        if len(self.indices) == 0:
+            raise ValueError(f"{store.folders[0]} has no training sample: prepare data with a training split.")
+        self._ends: NDArray[np.float64] | None = None
+        if data.sampling == "balanced":
+            self._ends = np.cumsum(sampling_weights(store, self.indices, data.balance))
+        elif batch_size > len(self.indices):
+            raise ValueError(
+                f"run.batch_size {batch_size} exceeds the {len(self.indices)} training samples: lower it, or use "
+                "data.sampling 'balanced'."
+            )
+        self._permutation = lru_cache(2)(self._shuffled)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches that the training samples make; the rest of an epoch is left out."""
+        return max(1, len(self.indices) // self.batch_size)
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Positions in the store of the samples of a step, in ascending order (neighbours on disk come together)."""
+        if self._ends is not None:
+            draws = np.random.default_rng([_ORDER, self.seed, step]).random(self.batch_size) * self._ends[-1]
+            chosen = np.minimum(np.searchsorted(self._ends, draws, side="right"), len(self.indices) - 1)
+        else:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            start = position * self.batch_size
+            chosen = self._permutation(epoch)[start : start + self.batch_size]
+        return np.sort(self.indices[chosen])
+
+    def generators(self, step: int) -> list[np.random.Generator]:
+        """The source of random choices for each sample of a step."""
+        return [np.random.default_rng([_SAMPLE, self.seed, step, n]) for n in range(self.batch_size)]
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.indices))
+
+
+def sampling_weights(store: TrainingStore, indices: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+    """Probability of each sample: data sets by size**balance, structures inside a data set by size**0.5."""
+    dataset = store.dataset[indices].astype(np.int64)
+    pair = dataset * len(store.structure_names) + store.structure[indices]
+    pairs, group, group_size = np.unique(pair, return_inverse=True, return_counts=True)
+    dataset_of_pair = pairs // len(store.structure_names)
+    count = len(store.dataset_names)
+    set_size = np.bincount(dataset, minlength=count)
+    roots = np.sqrt(group_size)
+    share = np.bincount(dataset_of_pair, roots, minlength=count)
+    pair_weight = set_size[dataset_of_pair] ** balance * roots / share[dataset_of_pair] / group_size
+    weights = pair_weight[group]
+    return np.asarray(weights / weights.sum())
+
+
+def total_steps(run: RunOptions, steps_per_epoch: int) -> int:
+    """Optimizer steps of a run."""
+    if run.steps is not None:
+        return run.steps
+    assert run.epochs is not None
+    return max(1, round(run.epochs * steps_per_epoch))
+
+
+def learning_rate_at(step: int, steps: int, steps_per_epoch: int, options: OptimizerOptions) -> float:
+    """Linear warm-up, then polynomial decay to zero.
+
+    Args:
+        step: 0 for the first.
+        steps: Of the whole run.
+        steps_per_epoch: For a warm-up that is given in epochs.
+        options: Peak rate, warm-up and power.
+    """
+    warm_up = options.warm_up_steps + round(options.warm_up_epochs * steps_per_epoch)
+    low, high = options.warm_up_from, options.learning_rate
+    if step < warm_up:
+        return low + (high - low) * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return float(high * (1 - min(1.0, progress)) ** options.power)

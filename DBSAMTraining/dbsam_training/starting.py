@@ -1,0 +1,107 @@
+"""Builds the network of a run with the weights it starts from, and says where everything comes from."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dbsam
+from dbsam.checkpoint import keys_above_base, load_base, load_checkpoint
+from dbsam.checkpoint_info import BaseReference, DatasetCredit
+from dbsam.modeling.builder import build_model
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights import PICKLE_SUFFIXES, download, locate, weights_info
+from dbsam_training.recipes import Recipe
+from dbsam_training.store import TrainingStore
+from dbsam_training.strict import SettingError
+
+logger = logging.getLogger(__name__)
+
+
+def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
+    """Build the network of a recipe.
+
+    Returns:
+        The network on the CPU, and what it stands on: "name", "sha256" (of a SAM file under the trained parts, else
+        None) and "datasets"; None for new weights.
+
+    Raises:
+        SettingError: The base has another architecture.
+        CheckpointError: The base is missing, damaged or unknown.
+    """
+    torch.manual_seed(recipe.run.seed)
+    config = recipe.model.config
+    if not recipe.model.base:
+        return build_model(config), None
+    path = base_file(recipe.model.base)
+    info = weights_info(path)
+    model = build_model(config)
+    sha256: str | None = None
+    if path.suffix in PICKLE_SUFFIXES:
+        sha256 = load_base(model, path)
+    else:
+        start, _ = load_checkpoint(path)
+        try:
+            model.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise SettingError(
+                f"model.base {recipe.model.base} has another architecture than model.system {recipe.model.system} with "
+                f"its settings: {str(error).splitlines()[1].strip()}"
+            ) from error
+    credits = [asdict(credit) for credit in info.datasets]
+    return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
+
+
+def base_file(name_or_path: str) -> Path:
+    """The file of the weights to start from, downloaded if it is published and not here.
+
+    Raises:
+        CheckpointError: There are no such weights.
+    """
+    path = locate(name_or_path)
+    return path if path is not None else download(name_or_path)
+
+
+def base_reference(base: dict[str, Any] | None) -> BaseReference | None:
+    """What a checkpoint names as its base: a SAM file of which the frozen weights are taken, or nothing."""
+    if base is None or base["sha256"] is None:
+        return None
+    return BaseReference(base["name"], base["sha256"])
+
+
+def kept_weights(model: DBSAM, base: dict[str, Any] | None) -> dict[str, Tensor]:
+    """What of a network's state has to be saved: all that does not come from a SAM file."""
+    state = model.state_dict()
+    if base_reference(base) is None or model.config.train_vit:
+        return state
+    keys = keys_above_base(model.config)
+    return {key: value for key, value in state.items() if key in keys}
+
+
+def provenance(recipe: Recipe, store: TrainingStore, base: dict[str, Any] | None) -> dict[str, Any]:
+    """What an export has to know about a run."""
+    return {
+        "recipe": recipe.to_dict(),
+        "base": base,
+        "datasets": [asdict(credit) for credit in credits_of(store)],
+        "store": store.signature,
+        "samples": {split: len(store.indices(split)) for split in ("train", "val")},
+        "dbsam": dbsam.__version__,
+        "torch": torch.__version__,
+        "started": datetime.date.today().isoformat(),
+    }
+
+
+def credits_of(store: TrainingStore) -> list[DatasetCredit]:
+    """The data sets from which a store's training samples come."""
+    return [
+        DatasetCredit(name, facts["licence"], facts["reference"], facts["cases"].get("train", 0))
+        for name, facts in sorted(store.datasets.items())
+        if facts["cases"].get("train")
+    ]
