@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dbsam_training.metrics import dice, scale_mask, score_masks, surface_dice
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
+pytest.importorskip("scipy")
 surface_distance = pytest.importorskip("surface_distance")
+
+from scipy import ndimage  # noqa: E402
+from scipy.spatial import cKDTree  # noqa: E402
+
+from dbsam_training.metrics import dice, scale_mask, score_masks, surface_dice  # noqa: E402
 
 
 def random_object(rng: np.random.Generator, shape: tuple[int, ...], smoothness: float) -> np.ndarray:
