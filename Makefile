@@ -1,5 +1,6 @@
 # Two commands for a fresh clone: `make demo` and `make test`. Both set up .venv at their first run and reuse it afterwards.
-# Needs Python 3.10 to 3.13; name another interpreter with `make PYTHON=python3.12 demo`.
+# Needs Python 3.10 to 3.13; name another interpreter with `make PYTHON=python3.12 demo`, after `make clean` if there is
+# an environment already.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +21,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: name one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[train,test]'
 	@touch $@
 

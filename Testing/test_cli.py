@@ -93,6 +93,7 @@ def test_a_window_may_have_a_negative_level(weights, capsys, window):
         (["--output", "out.nrrd"], "Nothing says where the structure is: give an ROI file or a box"),
         (["--roi", "block.mrk.json", "--output", "out.txt"], "out.txt: unknown ending"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--overlay", "o.jpg"], "o.jpg: the overlay is a .png"),
+        (["--roi", "block.mrk.json", "--output", "volume.nrrd"], "volume.nrrd: an output would overwrite an input"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "liver"], "nor one of auto, ct-soft-tissue"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "40,-1"], "'40,-1' is neither level and width"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--strategy", "magic"], "invalid choice: 'magic'"),

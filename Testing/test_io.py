@@ -31,12 +31,13 @@ def nrrd_header(path: Path) -> dict[str, str]:
     return dict(line.replace(":=", ": ", 1).split(": ", 1) for line in lines if not line.startswith("#"))
 
 
-def write_dicom(folder: Path, uid: str, slice_positions: list[float], description: str) -> None:
+def write_dicom(folder: Path, uid: str, slice_positions: list[float], description: str, tilt: float = 0.0) -> None:
+    """A series of axial slices; with `tilt`, each mm along S also shifts a slice by so many mm along A."""
     folder.mkdir(exist_ok=True)
     for number, position in enumerate(slice_positions):
         image = sitk.GetImageFromArray(np.full((1, 5, 6), 10 * number, np.int16))
         image.SetSpacing((0.5, 0.75, 1.0))
-        image.SetOrigin((-10.0, -20.0, position))
+        image.SetOrigin((-10.0, -20.0 - tilt * position, position))
         for tag, value in {
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
             "0008|0060": "CT",
@@ -44,7 +45,7 @@ def write_dicom(folder: Path, uid: str, slice_positions: list[float], descriptio
             "0020|000d": "1.2.3",
             "0020|000e": uid,
             "0020|0013": str(number),
-            "0020|0032": f"-10\\-20\\{position}",
+            "0020|0032": f"-10\\{-20 - tilt * position}\\{position}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
         }.items():
             image.SetMetaData(tag, value)
@@ -118,6 +119,12 @@ def test_a_folder_with_two_series_asks_which_one(tmp_path):
 def test_a_missing_dicom_slice_is_an_error_that_names_its_neighbours(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0, 8.0, 16.0], "Abdomen")
     with pytest.raises(io.ImageFileError, match=r"4\.000 mm apart, but 8\.000 mm between\n.*1\.2\.3\.4\.2\.dcm"):
+        io.read_volume(tmp_path / "ct")
+
+
+def test_a_tilted_gantry_is_refused_because_its_shear_would_be_lost(tmp_path):
+    write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0, 8.0], "Head", tilt=0.25)
+    with pytest.raises(io.ImageFileError, match=r"shifted by 1\.000 mm against the one before \(a tilted gantry\)"):
         io.read_volume(tmp_path / "ct")
 
 

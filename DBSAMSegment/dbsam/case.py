@@ -59,7 +59,8 @@ class Case:
         """Refuse outputs that could not be written after the work was done.
 
         Raises:
-            ValueError: There is no prompt, or a file name has an ending that nothing is written to.
+            ValueError: There is no prompt, a file name has an ending that nothing is written to, or an output would
+                overwrite an input.
         """
         from dbsam.io import labelmap_ending
 
@@ -69,6 +70,10 @@ class Case:
             labelmap_ending(self.output)
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise ValueError(f"{self.overlay}: the overlay is a .png picture.")
+        inputs = {path.resolve() for path in (self.volume, *self.roi_files)}
+        outputs = [path.resolve() for path in (self.output, self.overlay) if path is not None]
+        if overwritten := [path for n, path in enumerate(outputs) if path in {*inputs, *outputs[:n]}]:
+            raise ValueError(f"{overwritten[0]}: an output would overwrite an input or another output.")
 
 
 def run_case(

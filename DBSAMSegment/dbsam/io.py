@@ -203,13 +203,20 @@ def _read_series(series: DicomSeries) -> sitk.Image:
 
 
 def _check_slice_distances(series: DicomSeries) -> None:
-    """Refuse what ITK would read with wrong positions: missing slices, or stacks that overlap."""
+    """Refuse what ITK would read with wrong positions: missing slices, stacks that overlap, a tilted gantry."""
     headers = [_header(file) for file in series.files]
     if len(headers) < 3 or any(header.GetDimension() != 3 for header in headers):
         return
     normal = np.reshape(headers[0].GetDirection(), (3, 3))[:, 2]
-    steps = np.diff([np.dot(normal, header.GetOrigin()) for header in headers])
+    shifts = np.diff([header.GetOrigin() for header in headers], axis=0)
+    steps = shifts @ normal
     usual = float(np.median(steps))
+    across = np.linalg.norm(shifts - steps[:, None] * normal, axis=1)
+    if across.max() > _SLICE_DISTANCE_TOLERANCE * abs(usual):
+        raise ImageFileError(
+            f"DICOM series {series.uid}: each slice is shifted by {across.max():.3f} mm against the one before (a "
+            "tilted gantry); load it in 3D Slicer, which straightens it, and save it as .nrrd."
+        )
     worst = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[worst] - usual) > _SLICE_DISTANCE_TOLERANCE * abs(usual):
         raise ImageFileError(

@@ -1,0 +1,65 @@
+"""The library in two calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case, write_tiny_weights
+from threshold_predictor import ThresholdPredictor
+
+import dbsam
+from dbsam.cache import EmbeddingCache
+from dbsam.markups import MarkupsRoi
+
+
+def test_files_and_objects_give_the_same_mask(tmp_path):
+    volume_path, roi_path = write_case(tmp_path)
+    volume = dbsam.Volume(block_voxels(), GEOMETRY)
+    for image, roi in (
+        (volume_path, roi_path),
+        (str(volume_path), str(roi_path)),
+        (volume, roi_box()),
+        (volume, MarkupsRoi("block", roi_box())),
+        (volume, dbsam.SliceBoxes(2, {2: (4, 3, 16, 13), 5: (4, 3, 16, 13)})),
+    ):
+        result = dbsam.segment(image, roi, ThresholdPredictor())
+        np.testing.assert_array_equal(result.labelmap_KJI(), truth_KJI())
+
+
+def test_a_shared_cache_spares_the_encoder():
+    volume, cache, predictor = dbsam.Volume(block_voxels(), GEOMETRY), EmbeddingCache(), ThresholdPredictor()
+    for _ in range(2):
+        dbsam.segment(volume, roi_box(), predictor, strategy="box", cache=cache)
+    assert predictor.encoded_slices == 4, "once for each of the slices 2 to 5"
+
+
+def test_a_file_of_several_rois_is_not_guessed_at(tmp_path):
+    volume, roi = write_case(tmp_path)
+    dbsam.write_roi(roi, [MarkupsRoi("left", roi_box()), MarkupsRoi("right", roi_box())])
+    with pytest.raises(ValueError, match=r"holds several ROIs \(left, right\)"):
+        dbsam.segment(volume, roi, ThresholdPredictor())
+
+
+def test_a_model_is_loaded_by_its_path(tmp_path):
+    write_tiny_weights(tmp_path / "tiny.safetensors")
+    predictor = dbsam.load_predictor(tmp_path / "tiny.safetensors", "cpu")
+    volume = dbsam.Volume(block_voxels(), GEOMETRY)
+    by_predictor = dbsam.segment(volume, roi_box(), predictor)
+    by_path = dbsam.segment(volume, roi_box(), tmp_path / "tiny.safetensors", device="cpu")
+    np.testing.assert_array_equal(by_predictor.mask_KJI, by_path.mask_KJI)
+
+
+def test_a_result_becomes_a_segment_in_its_place():
+    result = dbsam.segment(dbsam.Volume(block_voxels(), GEOMETRY), roi_box(), ThresholdPredictor())
+    segment = dbsam.Segment.from_result("block", result)
+    whole = np.zeros(GEOMETRY.shape_KJI, np.uint8)
+    whole[segment.slices_KJI(GEOMETRY)] = segment.mask_KJI
+    np.testing.assert_array_equal(whole, truth_KJI())
+
+
+def test_every_public_name_is_there_and_another_is_an_error():
+    for name in dbsam.__all__:
+        assert getattr(dbsam, name) is not None
+    assert set(dbsam.__all__) <= set(dir(dbsam))
+    with pytest.raises(AttributeError, match="module 'dbsam' has no attribute 'segmnt'"):
+        dbsam.segmnt  # noqa: B018
