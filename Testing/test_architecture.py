@@ -74,6 +74,15 @@ def test_import_table(what, files, forbidden, nested):
     assert not found, what
 
 
+def test_slicer_modules_need_only_what_slicer_has_when_it_starts():
+    """Torch, dbsam and even the modules' own helpers are imported at first use: a start of Slicer pays for none."""
+    modules = sorted({*ROOT.glob("DBSAM*/DBSAM*.py"), *ROOT.glob("DBSAM*/SegmentEditor*.py")})
+    allowed = {*sys.stdlib_module_names, "slicer", "vtk", "qt", "ctk", "numpy"}
+    found = [(file.name, module) for file in modules for module in imports(file, nested=False)]
+    assert modules
+    assert [(name, module) for name, module in found if module.split(".")[0] not in allowed] == []
+
+
 def test_metrics_losses_and_data_know_no_trainer():
     trainers = {"dbsam_training.fit", "dbsam_training.train"}
     files = [TRAINING / f"{name}.py" for name in ("metrics", "losses", "data", "store", "augment")]
