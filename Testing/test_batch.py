@@ -14,7 +14,7 @@ from threshold_predictor import ThresholdPredictor
 
 from dbsam import io
 from dbsam.batch import ManifestError, read_manifest, run_batch
-from dbsam.case import Case, run_case
+from dbsam.case import Case, index_ranges, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.markups import MarkupsRoi, write_roi
 from dbsam.progress import Cancelled, CancelToken
@@ -113,6 +113,11 @@ def test_a_cancelled_case_writes_nothing(case):
     with pytest.raises(Cancelled):
         run_case(case, ThresholdPredictor, cancel=cancel)
     assert not case.output.exists()
+
+
+def test_slices_to_look_at_are_told_as_ranges():
+    assert index_ranges([3, 5, 6, 7, 8, 11, 12]) == "3, 5 to 8, 11 to 12"
+    assert index_ranges([]) == ""
 
 
 def test_a_manifest_is_relative_to_itself_and_empty_cells_mean_the_default(tmp_path):

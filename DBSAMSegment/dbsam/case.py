@@ -202,9 +202,20 @@ def _warn(name: str, result: VolumeSegmentation) -> None:
     found = [report for report in result.slices if report.area_pixels]
     doubtful = [report.index for report in found if report.predicted_iou < LOW_CONFIDENCE]
     if doubtful:
-        logger.warning("%s: low confidence on slices %s; look at them.", name, ", ".join(map(str, doubtful)))
+        logger.warning("%s: low confidence on slices %s; look at them.", name, index_ranges(doubtful))
     window = result.intensity
     logger.info("%s: intensity %g to %g, %s.", name, window.low, window.high, window.reason)
+
+
+def index_ranges(indices: Sequence[int]) -> str:
+    """Ascending indices in few words: 3, 5 to 8, 11."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [index]
+        else:
+            ranges.append([index])
+    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
 def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
