@@ -23,6 +23,7 @@ import PySide6.QtWidgets
 import slicer
 import slicer.util
 
+from host.observed import forget_removed_nodes
 from host.signals import slot_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,7 @@ def new_scene() -> Any:
     """Close the scene, as a user does; returns it."""
     start()
     slicer.mrmlScene.Clear(0)
+    forget_removed_nodes()
     process_events()
     return slicer.mrmlScene
 

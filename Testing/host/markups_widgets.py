@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from PySide6 import QtWidgets
 
-from host.mrml_widgets import SceneAware, Widget, observe
+from host.mrml_widgets import SceneAware, Widget
+from host.observed import observe
 from host.qt_module import qt
 from host.signals import emit
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, ClassVar
 
-import shiboken6
 from PySide6 import QtWidgets
 
+from host.observed import observe
 from host.pythonqt import host_class
 from host.qt_module import qt
 from host.signals import emit
@@ -16,18 +15,6 @@ from host.widgets_ctk import ctkCollapsibleButton
 
 _SCENE_EVENTS = ("NodeAdded", "NodeRemoved", "EndClose", "EndImport", "EndBatchProcess")
 Widget: Any = host_class(QtWidgets.QWidget)
-
-
-def observe(subject: Any, event: Any, widget: Any, method: str) -> int:
-    """Call a method of a widget on a VTK event, as long as the widget lives."""
-    reference = weakref.ref(widget)
-
-    def callback(caller: Any, event_name: str) -> None:
-        alive = reference()
-        if alive is not None and shiboken6.isValid(alive):
-            getattr(alive, method)()
-
-    return subject.AddObserver(event, callback)
 
 
 class SceneAware:

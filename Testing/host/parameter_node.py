@@ -11,6 +11,7 @@ from typing import Any
 import slicer
 import vtk
 
+from host.observed import keep, observe
 from host.parameter_annotations import (
     Choice,
     Decimals,
@@ -155,7 +156,7 @@ class _Wrapper:
         for name, connector in connectors.items():
             connector.write(self.getValue(name))
             connector.connect(self._callback(name, connector))
-        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._update_gui())
+        observe(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self, "_update_gui")
         return tag
 
     def disconnectGui(self, tag: int) -> None:
@@ -181,6 +182,7 @@ class _Wrapper:
             self._updating_gui = False
 
     def AddObserver(self, event: Any, callback: Callable[..., Any], priority: float = 0.0) -> int:
+        keep(self.parameterNode)
         return self.parameterNode.AddObserver(event, callback, priority)
 
     def RemoveObserver(self, tag: int) -> None:

@@ -9,7 +9,8 @@ import slicer
 import vtk
 from PySide6 import QtWidgets
 
-from host.mrml_widgets import SceneAware, Widget, observe, qMRMLNodeComboBox
+from host.mrml_widgets import SceneAware, Widget, qMRMLNodeComboBox
+from host.observed import observe
 from host.qt_module import qt
 from host.segment_widgets import qMRMLSegmentsTableView
 from host.signals import emit

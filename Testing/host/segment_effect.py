@@ -243,11 +243,11 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
         widget.viewWidget().forceRender()
 
     def addActor2D(self, widget: Any, actor: Any) -> None:
-        self.renderer(widget).AddActor2D(actor)
+        self.renderer(widget).AddViewProp(actor)
         self._actors.append((widget, actor))
 
     def removeActor2D(self, widget: Any, actor: Any) -> None:
-        self.renderer(widget).RemoveActor2D(actor)
+        self.renderer(widget).RemoveViewProp(actor)
         self._actors = [pair for pair in self._actors if pair[1] is not actor]
 
     def cursorOn(self, widget: Any) -> None:

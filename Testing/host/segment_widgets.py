@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import slicer
 from PySide6 import QtWidgets
 
-from host.mrml_widgets import SceneAware, Widget, observe, qMRMLNodeComboBox
+from host.mrml_widgets import SceneAware, Widget, qMRMLNodeComboBox
+from host.observed import observe
 from host.qt_module import qt
 from host.signals import emit
 
