@@ -21,7 +21,8 @@ from slicer.util import VTKObservationMixin
 
 if TYPE_CHECKING:
     from DBSAMSegmentLib.Batches import BatchCase
-    from DBSAMSegmentLib.Runs import KeyBoxes, RunReport
+    from DBSAMSegmentLib.Requests import KeyBoxes
+    from DBSAMSegmentLib.Runs import RunReport
     from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
 
     from dbsam.progress import CancelToken, Progress

@@ -311,3 +311,37 @@ def test_sample_data_is_registered_with_the_files_true_checksums(panel):
     for source in sources:
         for name, checksum in zip(source.fileNames, source.checksums, strict=True):
             assert checksum == "SHA256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
+    node = parameters(panel)
+    node.volume, node.rois, node.axis = block_volume(), [block_roi()], "K"
+    predictor = panel.logic.runner.predictors.predictor
+    node.prefetch = True
+    assert host.process_events(10, lambda: predictor.encoded > 0 and not panel.logic.runner.thread.busy)
+    prepared = predictor.encoded
+    apply(panel)
+    assert predictor.encoded == prepared
+    assert panel.panel.result._report.cacheHits > 0
+
+
+def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_path, monkeypatch):
+    monkeypatch.setenv("DBSAM_CACHE", str(tmp_path))
+    from DBSAMSegmentLib.WeightsDialog import WeightsDialog
+
+    dialog = WeightsDialog()
+    table = dialog.table
+    rows = {
+        table.item(row, 0).text(): [table.item(row, column).text() for column in range(1, 5)]
+        for row in range(table.rowCount)
+    }
+    assert rows["SAM ViT-B"][1:3] == ["375 MB", "Apache-2.0"]
+    assert rows["MedSAM ViT-B"][1:3] == ["375 MB", "CC-BY-4.0"]
+    dialog.selectModel("sam")
+    assert dialog.downloadButton.enabled
+    assert not dialog.clearButton.enabled
+    (tmp_path / "sam_vit_b_01ec64.pth.part").write_bytes(b"half")
+    dialog.refresh()
+    dialog.selectModel("sam")
+    assert dialog.clearButton.enabled
+    dialog.shutDown()

@@ -11,7 +11,7 @@ import slicer
 import vtk
 
 from .InferenceThread import Job
-from .Runs import RunRequest
+from .Requests import RunRequest
 from .SlicePreview import SlicePreview
 from .Views import sliceWidgets, viewAlong
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,18 @@ from .RunPanel import RunPanel
 from .SliceViews import fitRoiToView
 from .Views import sliceWidgets, startPlacingRoi
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from dbsam.progress import Progress
 
-    from .Runs import RunReport, RunRequest, SegmentReport
+    from .Requests import RunRequest
+    from .Runs import RunReport, SegmentReport
 
 Finished = Callable[[Job], None]
+
+# Slices are prepared when nothing was changed for so long.
+_IDLE_MILLISECONDS = 1500
 
 
 class Panel(VTKObservationMixin):
@@ -68,11 +75,17 @@ class Panel(VTKObservationMixin):
         )
         for widget, signal, slot in self._slots:
             widget.connect(signal, slot)
+        self._idle = qt.QTimer()
+        self._idle.setSingleShot(True)
+        self._idle.setInterval(_IDLE_MILLISECONDS)
+        self._idle.connect("timeout()", self._prefetch)
         self._updating = False
 
     def close(self) -> None:
         """Ends timers, observers and connections; the logic is closed by its owner."""
         self.setParameterNode(None)
+        self._idle.stop()
+        self._idle.disconnect("timeout()", self._prefetch)
         for widget, signal, slot in self._slots:
             widget.disconnect(signal, slot)
         self.live.close()
@@ -320,3 +333,17 @@ class Panel(VTKObservationMixin):
         finally:
             self._updating = False
         self.run.setReady(*self.isReady())
+        if self._get("prefetch") and self.isReady()[0]:
+            self._idle.start()
+        else:
+            self._idle.stop()
+
+    def _prefetch(self) -> None:
+        """Embeds the slices of the first box, unless something else runs; whatever is started next ends it."""
+        if self._get("prefetch") and self.isReady()[0] and self.run.job is None and not missingPackages():
+            try:
+                self.logic.runner.prefetch(self._request(self.rois()[:1]))
+            except ValueError as error:
+                logger.debug("Nothing was prepared: %s", error)
+                return
+            self.timer.watch()

@@ -1,30 +1,27 @@
-"""What a run is given, what it computes on the inference thread, and what it reports."""
+"""What is computed on the inference thread, and what a run reports."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .InferenceThread import Job
+from .Requests import RunRequest
 
 if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
-    from dbsam.geometry import ImageGeometry, OrientedBox
     from dbsam.predictor import SlicePredictor
     from dbsam.progress import CancelToken, Progress
-    from dbsam.volume import SliceBoxes, SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
+    from dbsam.volume import SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
 
-    from .Geometry import VolumeSnapshot
 
 # A mask that changes its area by more than this factor from one slice to the next is worth a look.
 _JUMP_FACTOR = 2.5
 _SMALLEST_AREA_PIXELS = 25
-
-KeyBoxes = Mapping[int, Sequence[float]]
 
 
 class Predictors(Protocol):
@@ -35,29 +32,6 @@ class Predictors(Protocol):
 
     def clear(self) -> None:
         """Frees memory."""
-
-
-@dataclass(frozen=True)
-class RunPrompt:
-    """One structure of a run: its box or key boxes, and the segment that it goes to ("": a new one)."""
-
-    name: str
-    prompt: OrientedBox | SliceBoxes
-    segmentId: str = ""
-    color_rgb: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """All that the inference thread needs; no MRML node is in it."""
-
-    snapshot: VolumeSnapshot
-    prompts: tuple[RunPrompt, ...]
-    model: str = "compact"
-    device: str = "auto"
-    axis: str | int = "auto"
-    strategy: str = "track"
-    intensity: Any = "auto"
 
 
 @dataclass
@@ -202,49 +176,6 @@ class Engine:
         return self._segmenter
 
 
-def withKeyBoxes(
-    box: OrientedBox, geometry: ImageGeometry, axis: int, keyBoxes: KeyBoxes, slices: range | None = None
-) -> SliceBoxes:
-    """The prompt of an ROI whose box was corrected on some slices.
-
-    The ROI's own cut stays at its first and last slice; in between, boxes are interpolated from one key slice to the
-    next.
-
-    Args:
-        box: the ROI in the volume's RAS.
-        geometry: the volume's grid.
-        axis: 0, 1, 2 for slices along I, J, K.
-        keyBoxes: slice index -> x_min, y_min, x_max, y_max in continuous pixel coordinates.
-        slices: limits the prompt to these slices.
-
-    Raises:
-        ValueError: the ROI lies outside the volume.
-    """
-    from dbsam.geometry import interpolate_boxes, slice_boxes_xyxy
-    from dbsam.volume import SliceBoxes
-
-    own = slice_boxes_xyxy(box, geometry, axis)
-    if not own:
-        raise ValueError("The ROI lies outside the volume: move it onto the structure.")
-    keys = {min(own): own[min(own)], max(own): own[max(own)]}
-    keys.update({index: np.asarray(xyxy, float) for index, xyxy in keyBoxes.items()})
-    if slices is not None:
-        keys = {index: xyxy for index, xyxy in interpolate_boxes(keys).items() if index in slices}
-    return SliceBoxes(axis, keys)
-
-
-def slicesFrom(index: int, box: OrientedBox, geometry: ImageGeometry, axis: int) -> range:
-    """The slices that "redo from here" computes again: from one slice outwards, away from the ROI's middle."""
-    from dbsam.geometry import slice_boxes_xyxy
-
-    own = sorted(slice_boxes_xyxy(box, geometry, axis))
-    if not own:
-        raise ValueError("The ROI lies outside the volume: move it onto the structure.")
-    if index >= (own[0] + own[-1]) / 2:
-        return range(index, max(own[-1], index) + 1)
-    return range(min(own[0], index), index + 1)
-
-
 def mergedResult(former: VolumeSegmentation, redone: VolumeSegmentation, slices: range) -> VolumeSegmentation:
     """The former result with some of its slices replaced.
 
@@ -318,3 +249,29 @@ def _spans(indices: Sequence[int]) -> str:
             spans.append([index, index])
     text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
     return f"slice {text}" if len(indices) == 1 else f"slices {text}"
+
+
+def reportOf(
+    request: RunRequest, results: Sequence[VolumeSegmentation], written: Sequence[tuple[str, str, bool]]
+) -> RunReport:
+    """The report of a run.
+
+    Args:
+        request: what was asked for.
+        results: one per prompt.
+        written: per prompt the segment's ID, its name, and whether part of the mask could not be written.
+    """
+    segments = [
+        SegmentReport(
+            segmentId,
+            name,
+            result.axis,
+            list(result.slices),
+            result.intensity,
+            int((result.mask_KJI != 0).sum()),
+            warningsOf(result.slices, clipped),
+        )
+        for (segmentId, name, clipped), result in zip(written, results, strict=True)
+    ]
+    seconds = sum(result.seconds for result in results)
+    return RunReport(segments, request.model, request.strategy, seconds, sum(one.cache_hits for one in results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import slicer
@@ -11,19 +12,8 @@ import slicer
 from .Geometry import GeometryError, displayedWindow, nodeName, roiBox, snapshotVolume, volumeIdentity
 from .InferenceThread import InferenceThread, Job, Priority
 from .Predictors import PredictorSource, freeGpuMemory, isOutOfMemory
-from .Runs import (
-    Engine,
-    KeyBoxes,
-    Predictors,
-    RunPrompt,
-    RunReport,
-    RunRequest,
-    SegmentReport,
-    mergedResult,
-    slicesFrom,
-    warningsOf,
-    withKeyBoxes,
-)
+from .Requests import KeyBoxes, RunPrompt, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
+from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .SegmentWriter import SegmentMask, SegmentWriter
 
 if TYPE_CHECKING:
@@ -148,33 +138,21 @@ class SegmentationRunner:
         """
 
         def finish(job: Job) -> None:
-            self._jobNodes.pop(job, None)
+            # The user may have pressed Cancel when the last slice had just been computed.
+            job.cancelled = job.cancelled or job.cancel.cancelled
             if job.error is None and not job.cancelled:
                 try:
-                    # The user may have pressed Cancel when the last slice had just been computed.
-                    if job.cancel.cancelled:
-                        job.cancelled = True
-                    else:
-                        job.result = self._write(
-                            volumeNode, segmentationNode, request, job.result, mode, editorNode, redoOnly
-                        )
+                    job.result = self._write(
+                        volumeNode, segmentationNode, request, job.result, mode, editorNode, redoOnly
+                    )
                 except Exception as error:
-                    job.error = error
+                    job.error = self._explained(error)
             if job.error is not None:
                 job.result = None
-                job.error = self._explained(job.error)
             if onFinished is not None:
                 onFinished(job)
 
-        job = Job(
-            lambda job: self.engine.compute(request, job),
-            cancel if cancel is not None else newCancelToken(),
-            Priority.RUN,
-            finish,
-            onProgress,
-        )
-        self._jobNodes[job] = [volumeNode, segmentationNode]
-        return self.thread.submit(job)
+        return self.compute(request, finish, onProgress, cancel, (volumeNode, segmentationNode))
 
     def segment(
         self,
@@ -246,15 +224,7 @@ class SegmentationRunner:
         box = roiBox(roiNode, volumeNode)
         slices = slicesFrom(index, box, geometry, former.axis)
         prompt = withKeyBoxes(box, geometry, former.axis, keyBoxes, slices)
-        request = RunRequest(
-            request.snapshot,
-            (RunPrompt(roiNode.GetName(), prompt, segmentId),),
-            request.model,
-            request.device,
-            former.axis,
-            request.strategy,
-            request.intensity,
-        )
+        request = replace(request, prompts=(replace(request.prompts[0], prompt=prompt),))
         return self.start(volumeNode, segmentationNode, request, redoOnly=slices, **options)
 
     def preview(
@@ -269,28 +239,9 @@ class SegmentationRunner:
         Returns:
             The job, whose result is a list with one VolumeSegmentation; None if the box doesn't cut this slice.
         """
-        from dbsam.geometry import slice_boxes_xyxy
-        from dbsam.volume import SliceBoxes
-
-        prompt = request.prompts[0].prompt
-        axis = request.snapshot.geometry.axis_index(request.axis)
-        if isinstance(prompt, SliceBoxes):
-            keys = prompt.key_boxes if index in prompt.key_boxes else {}
-            slicePrompt = SliceBoxes(axis, {index: keys[index]}, prompt.clip) if keys else None
-        else:
-            boxes = slice_boxes_xyxy(prompt, request.snapshot.geometry, axis)
-            slicePrompt = SliceBoxes(axis, {index: boxes[index]}, prompt) if index in boxes else None
-        if slicePrompt is None:
+        single = onOneSlice(request, index)
+        if single is None:
             return None
-        single = RunRequest(
-            request.snapshot,
-            (RunPrompt(request.prompts[0].name, slicePrompt),),
-            request.model,
-            request.device,
-            axis,
-            "box",
-            request.intensity,
-        )
         job = Job(
             lambda job: self.engine.compute(single, job),
             cancel if cancel is not None else newCancelToken(),
@@ -353,20 +304,8 @@ class SegmentationRunner:
 
     def estimateSeconds(self, request: RunRequest) -> float | None:
         """Expected time of a run from the slices computed so far with this model and device; None if none were."""
-        from dbsam.geometry import slice_boxes_xyxy
-        from dbsam.volume import SliceBoxes
-
         perSlice = self._secondsPerSlice.get((request.model, request.device))
-        if perSlice is None:
-            return None
-        axis = request.snapshot.geometry.axis_index(request.axis)
-        count = 0
-        for prompt in request.prompts:
-            if isinstance(prompt.prompt, SliceBoxes):
-                count += max(prompt.prompt.key_boxes) - min(prompt.prompt.key_boxes) + 1
-            else:
-                count += len(slice_boxes_xyxy(prompt.prompt, request.snapshot.geometry, axis))
-        return perSlice * count
+        return None if perSlice is None else perSlice * sliceCount(request)
 
     def lastResult(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> Any:
         """The VolumeSegmentation that was last written to a segment; None without one."""
@@ -411,27 +350,11 @@ class SegmentationRunner:
             for prompt, result in zip(request.prompts, results, strict=True)
         ]
         written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
-        report = RunReport(
-            [],
-            request.model,
-            request.strategy,
-            sum(result.seconds for result in results),
-            sum(result.cache_hits for result in results),
-        )
         for segment, result in zip(written, results, strict=True):
-            name = segmentationNode.GetSegmentation().GetSegment(segment.segmentId).GetName()
             self._lastResults[segmentationNode.GetID(), segment.segmentId] = result
-            report.segments.append(
-                SegmentReport(
-                    segment.segmentId,
-                    name,
-                    result.axis,
-                    list(result.slices),
-                    result.intensity,
-                    int((result.mask_KJI != 0).sum()),
-                    warningsOf(result.slices, segment.clipped),
-                )
-            )
+        segmentation = segmentationNode.GetSegmentation()
+        named = [(one.segmentId, segmentation.GetSegment(one.segmentId).GetName(), one.clipped) for one in written]
+        report = reportOf(request, results, named)
         for warning in report.warnings:
             logger.warning(warning)
         return report

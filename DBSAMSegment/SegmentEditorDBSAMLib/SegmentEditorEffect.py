@@ -271,7 +271,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _requestOf(self, prompt, axis):
         from DBSAMSegmentLib.Geometry import displayedWindow, snapshotVolume
-        from DBSAMSegmentLib.Runs import RunPrompt, RunRequest
+        from DBSAMSegmentLib.Requests import RunPrompt, RunRequest
 
         settings = self._settings()
         if settings["intensity"] == "displayed":
