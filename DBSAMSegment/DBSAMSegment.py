@@ -114,7 +114,8 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self):
         """Another module was opened; runs go on."""
-        self.panel.setParameterNode(None)
+        if self.panel is not None:
+            self.panel.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event):
         """Lets go of the nodes that are about to be deleted."""

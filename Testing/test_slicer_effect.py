@@ -83,13 +83,25 @@ def test_boxes_on_sagittal_and_coronal_slices_stay_on_their_slice(stage, axis):
     assert (found[index] != truth[index]).sum() <= 0.15 * truth[index].sum()
 
 
-def test_escape_drops_the_preview_and_changes_nothing(stage):
+def press(effect, key):
+    widget = slicer.app.layoutManager().sliceWidget("Red")
+    interactor = widget.sliceView().interactor()
+    interactor.SetKeySym(key)
+    return effect.processInteractionEvents(interactor, vtk.vtkCommand.KeyPressEvent, widget)
+
+
+def test_escape_drops_the_preview_and_return_applies_it(stage):
     _, _, segmentation, _, effect, runner = stage
     effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
-    effect.onCancel()
-    effect.onApply()
+    assert press(effect, "Escape")
+    assert press(effect, "Return")
     assert not segment(segmentation).any()
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    assert not press(effect, "q")
+    assert press(effect, "Return")
+    assert segment(segmentation)[5].any()
 
 
 def test_all_slices_of_an_roi_are_one_undo_state(stage):

@@ -1,5 +1,6 @@
 """What is installed: the CMake lists against the folder, and everything run from one flat folder as in Slicer."""
 
+import ast
 import json
 import re
 import shutil
@@ -54,6 +55,19 @@ def test_every_resource_is_listed_once_and_exists(folder):
 
 def test_only_modules_lie_at_the_top_of_a_module_folder():
     assert {path.name for path in (ROOT / "DBSAMSegment").glob("*.py")} == {"DBSAMSegment.py", "SegmentEditorDBSAM.py"}
+
+
+@pytest.mark.parametrize("name", ["DBSAMSegment.py", "SegmentEditorDBSAM.py"])
+def test_module_files_import_nothing_heavy_at_file_scope(name):
+    tree = ast.parse((ROOT / "DBSAMSegment" / name).read_text(encoding="utf-8"))
+    allowed = set(sys.stdlib_module_names) | {"slicer", "vtk", "qt", "ctk", "numpy"}
+    for node in tree.body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        assert {name.split(".")[0] for name in names} <= allowed
 
 
 def test_the_root_cmake_file_names_all_modules_and_the_catalog_entry_is_valid():

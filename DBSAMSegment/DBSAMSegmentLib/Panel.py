@@ -161,7 +161,8 @@ class Panel(VTKObservationMixin):
 
     def isReady(self) -> tuple[bool, str]:
         """Whether the parameters suffice for a run, and what is missing."""
-        if self._parameters is None or self._parameters.volume is None:
+        volumeNode = self._get("volume")
+        if volumeNode is None or volumeNode.GetScene() is None:
             return False, _("Choose a volume.")
         if not self.rois():
             return False, _("Place a box around the structure, or check one.")

@@ -33,6 +33,7 @@ class WeightsDialog(qt.QDialog):
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         self.table.verticalHeader().setVisible(False)
+        self.table.horizontalHeader().setStretchLastSection(True)
         self.table.connect("itemSelectionChanged()", self._updateButtons)
         self.progressBar = qt.QProgressBar()
         self.progressBar.setVisible(False)
@@ -72,7 +73,9 @@ class WeightsDialog(qt.QDialog):
             elif status.partial_bytes:
                 place = _("interrupted download, {size}").format(size=megabytes(status.partial_bytes))
             else:
-                place = _("no") if entry.remote is not None else _("no; to be trained")
+                place = _("no; part of the extension, install it again") if entry.shipped else _("no; to be trained")
+                if entry.remote is not None:
+                    place = _("no")
             texts = (entry.title, place, megabytes(status.size_bytes), entry.licence or "-", entry.source)
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)

@@ -56,8 +56,8 @@ class EffectOptions:
         )
         self.roiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onRoi)
         scriptedEffect.addLabeledOptionsWidget(_("ROI:"), self.roiSelector)
-        more = ctk.ctkCollapsibleGroupBox()
-        more.title = _("More")
+        more = ctk.ctkCollapsibleButton()
+        more.text = _("More")
         more.collapsed = True
         moreLayout = qt.QFormLayout(more)
         for name, (label, choices, _default) in CHOICES.items():

@@ -35,7 +35,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._boxes = {}
         self._preview = None
         self.job = None
-        self._shortcuts = []
 
     def clone(self):
         """Another instance, for another editor."""
@@ -53,7 +52,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return "<html>" + _(
             "Segment what is in a box.<br><ul>"
             "<li>Drag a box in any slice view; its outline is shown at once.</li>"
-            "<li><b>Return</b> applies it, <b>Escape</b> drops it.</li>"
+            "<li><b>Return</b> (mouse in a view) applies it, <b>Escape</b> drops it.</li>"
             "<li>Choose an ROI and <b>All slices of the ROI</b> to follow the structure through the volume; a box"
             " dragged on a slice corrects the ROI there.</li></ul>"
         )
@@ -92,21 +91,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         from DBSAMSegmentLib.SlicePreview import SlicePreview
 
         self._outlines = SlicePreview()
-        window = slicer.util.mainWindow()
-        if window is not None:
-            for key, slot in (("Return", self.onApply), ("Escape", self.onCancel)):
-                shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-                shortcut.connect("activated()", slot)
-                self._shortcuts.append((shortcut, slot))
         self.updateGUIFromMRML()
 
     def deactivate(self):
         """Another effect was chosen: previews go, a run is stopped."""
         self.onCancel()
-        for shortcut, slot in self._shortcuts:
-            shortcut.disconnect("activated()", slot)
-            shortcut.setParent(None)
-        self._shortcuts = []
         for viewWidget, band in self._bands.items():
             self.scriptedEffect.removeActor2D(viewWidget, band.actor)
         self._bands = {}
@@ -131,11 +120,19 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._drop()
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
-        """Drags a box with the left button; everything else stays Slicer's.
+        """Drags a box with the left button, Return applies, Escape cancels; everything else stays Slicer's.
 
         Returns:
             Whether the event was used up.
         """
+        if eventId == vtk.vtkCommand.KeyPressEvent:
+            action = {"Return": self.onApply, "KP_Enter": self.onApply, "Escape": self.onCancel}.get(
+                callerInteractor.GetKeySym()
+            )
+            if action is None:
+                return False
+            action()
+            return True
         if viewWidget.className() != "qMRMLSliceWidget" or callerInteractor.GetShiftKey():
             return False
         band = self._band(viewWidget)
