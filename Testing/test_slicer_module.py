@@ -326,6 +326,7 @@ def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
 
 
 def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
     monkeypatch.setenv("DBSAM_CACHE", str(tmp_path))
     from DBSAMSegmentLib.WeightsDialog import WeightsDialog
 

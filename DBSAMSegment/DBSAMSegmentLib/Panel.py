@@ -16,6 +16,7 @@ from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fill
 from .InferenceThread import Job
 from .KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
 from .LivePreview import LivePreview
+from .Nodes import newRoi, newSegmentation
 from .Packages import ensurePackages, missingPackages
 from .ResultPanel import ResultPanel
 from .ResultTimer import ResultTimer
@@ -130,7 +131,7 @@ class Panel(VTKObservationMixin):
     def onPlaceRoi(self) -> None:
         """Creates an ROI that the user draws in a slice view."""
         with slicer.util.tryWithErrorDisplay(_("The box can't be drawn."), waitCursor=False):
-            roiNode = self._newRoi()
+            roiNode = newRoi(slicer.mrmlScene)
             self._check(roiNode)
             startPlacingRoi(roiNode)
 
@@ -140,7 +141,7 @@ class Panel(VTKObservationMixin):
             widgets = sliceWidgets()
             if not widgets:
                 raise RuntimeError(_("There is no slice view: choose a layout with one."))
-            roiNode = self.rois()[0] if self.rois() else self._newRoi()
+            roiNode = self.rois()[0] if self.rois() else newRoi(slicer.mrmlScene)
             fitRoiToView(roiNode, widgets[0].mrmlSliceNode())
             self._check(roiNode)
 
@@ -183,7 +184,7 @@ class Panel(VTKObservationMixin):
         if estimate is not None and not confirm(estimate):
             return None
         if segmentationNode is None:
-            segmentationNode = self._newSegmentation()
+            segmentationNode = newSegmentation(parameters.volume)
             parameters.segmentation = segmentationNode
         return self.logic.runner.start(
             parameters.volume,
@@ -286,24 +287,6 @@ class Panel(VTKObservationMixin):
             return None
         return slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
 
-    def _newRoi(self) -> slicer.vtkMRMLMarkupsROINode:
-        name = slicer.mrmlScene.GenerateUniqueName(_("Box"))
-        roiNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
-        roiNode.CreateDefaultDisplayNodes()
-        displayNode = roiNode.GetDisplayNode()
-        if displayNode is not None:
-            displayNode.SetFillOpacity(0.1)
-            displayNode.SetHandlesInteractive(True)
-        return roiNode
-
-    def _newSegmentation(self) -> slicer.vtkMRMLSegmentationNode:
-        volumeNode = self._parameters.volume
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volumeNode.GetName()} segmentation")
-        node.CreateDefaultDisplayNodes()
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-        return node
-
     def _check(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
         self.ui.roiSelector.setCheckState(roiNode, qt.Qt.Checked)
 
@@ -329,7 +312,7 @@ class Panel(VTKObservationMixin):
                 for number in range(self.ui.roiSelector.nodeCount()):
                     node = self.ui.roiSelector.nodeFromIndex(number)
                     self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
-                self.live.watch(chosen if self._parameters.live and not missingPackages() else [])
+                self.live.watch(chosen if self._parameters.live and self._canCompute() else [])
             self.ui.segmentSelector.enabled = len(self.rois()) <= 1
         finally:
             self._updating = False
@@ -339,9 +322,13 @@ class Panel(VTKObservationMixin):
         else:
             self._idle.stop()
 
+    def _canCompute(self) -> bool:
+        """Whether a network can run without asking the user to install anything."""
+        return not self.logic.runner.needsPackages or not missingPackages()
+
     def _prefetch(self) -> None:
         """Embeds the slices of the first box, unless something else runs; whatever is started next ends it."""
-        if self._get("prefetch") and self.isReady()[0] and self.run.job is None and not missingPackages():
+        if self._get("prefetch") and self.isReady()[0] and self.run.job is None and self._canCompute():
             try:
                 self.logic.runner.prefetch(self._request(self.rois()[:1]))
             except ValueError as error:

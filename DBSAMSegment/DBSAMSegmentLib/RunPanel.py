@@ -93,7 +93,7 @@ class RunPanel:
         if self.job is not None:
             return
         with slicer.util.tryWithErrorDisplay(_("DB-SAM could not start."), waitCursor=False):
-            if not ensurePackages(self.ui.applyButton.window()):
+            if self._runner.needsPackages and not ensurePackages(self.ui.applyButton.window()):
                 return
             self.job = startRun(self._onFinished, self._onProgress, self._confirmLong)
             if self.job is not None:

@@ -312,6 +312,11 @@ class SegmentationRunner:
         return self._lastResults.get((segmentationNode.GetID(), segmentId))
 
     @property
+    def needsPackages(self) -> bool:
+        """Whether runs need torch and its like, which a rule given in place of the networks doesn't."""
+        return isinstance(self.predictors, PredictorSource)
+
+    @property
     def engine(self) -> Engine:
         """What computes; created at first use."""
         if self._engine is None:
