@@ -6,10 +6,27 @@ distributed run can be tested, and reproduced, without GPUs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each process's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
@@ -21,9 +38,9 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         values = input.float()
         count = input.shape[0] * input.shape[2] * input.shape[3] * dist.get_world_size()
-        mean = all_reduce(values.sum((0, 2, 3))) / count
+        mean = _sum(values.sum((0, 2, 3))) / count
         centred = values - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * (count / max(1, count - 1)))
         scale = (variance + self.eps).rsqrt() * self.weight
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(input.dtype)
@@ -37,6 +54,12 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+def _sum(value: Tensor) -> Tensor:
+    total = _Sum.apply(value)
+    assert isinstance(total, Tensor)
+    return total
 
 
 def synchronize_batch_norm(module: nn.Module) -> None:

@@ -71,6 +71,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--weights-licence", default="", metavar="SPDX", help="licence of the weights")
     parser.add_argument("--metrics", type=Path, metavar="JSON", help="summary.json of dbsam-train evaluate")
+    parser.add_argument(
+        "--remarks", default="", metavar="TEXT", help="what else a reader has to know about the training"
+    )
     parser.add_argument("--card", type=Path, metavar="FILE", help="model card (default: FILE with the ending .md)")
     parser.set_defaults(run=_export)
 
@@ -179,6 +182,7 @@ def _export(options: argparse.Namespace) -> int:
         version=options.weights_version,
         licence=options.weights_licence,
         metrics=options.metrics,
+        remarks=options.remarks,
     )
     card = options.card or options.output.with_suffix(".md")
     try:

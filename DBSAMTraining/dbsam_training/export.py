@@ -32,6 +32,7 @@ class ExportOptions:
         version: Version of the weights.
         licence: Licence of the weights.
         metrics: `summary.json` of an evaluation, to be kept inside.
+        remarks: What else a reader has to know about the training.
     """
 
     state: str = "best"
@@ -40,6 +41,7 @@ class ExportOptions:
     version: str = "1.0"
     licence: str = ""
     metrics: Path | None = None
+    remarks: str = ""
 
 
 def export_run(run_folder: Path, output: Path, card: Path, options: ExportOptions) -> CheckpointInfo:
@@ -73,7 +75,12 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
         date=datetime.date.today().isoformat(),
         base=base_reference(run["base"]) if not recipe.model.config.train_vit else None,
         datasets=_credits(run),
-        recipe={**recipe.to_dict(), "trained_steps": state["step"], "trained_samples": run["samples"]["train"]},
+        recipe={
+            **recipe.to_dict(),
+            "trained_steps": state["step"],
+            "trained_samples": run["samples"]["train"],
+            "remarks": options.remarks,
+        },
         metrics=_metrics(run_folder, options.metrics),
     )
     info = save_checkpoint(output, model, info, half=options.half)

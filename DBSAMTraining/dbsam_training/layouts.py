@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbsam_training.dicom_folder import DicomFolder
+from dbsam_training.medsam_files import MedSamNpy, MedSamNpz
 from dbsam_training.nnunet import RawDataset
 from dbsam_training.sources import Source
+from dbsam_training.volume_folder import VolumeFolder
 
 
 def find_sources(folders: Sequence[str | Path]) -> list[Source]:
@@ -30,6 +33,11 @@ def find_sources(folders: Sequence[str | Path]) -> list[Source]:
 
 def open_source(folder: Path) -> Source | None:
     """The data set in a folder, None if it is none."""
-    if (folder / "dataset.json").is_file():
+    if (folder / "dataset.json").is_file() and ((folder / "labelsTr").is_dir() or not _others(folder)):
         return RawDataset(folder)
-    return None
+    layout = next(iter(_others(folder)), None)
+    return layout(folder) if layout else None
+
+
+def _others(folder: Path) -> list[type[MedSamNpz] | type[MedSamNpy] | type[DicomFolder] | type[VolumeFolder]]:
+    return [layout for layout in (MedSamNpz, MedSamNpy, DicomFolder, VolumeFolder) if layout.recognises(folder)]

@@ -1,0 +1,282 @@
+"""Training: what is trained, exact resume, clear failures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from training_cases import tiny_recipe, tiny_store
+
+from dbsam.checkpoint import load_checkpoint
+from dbsam.modeling.builder import build_model
+from dbsam_training.averaging import averaged_copy, update_average
+from dbsam_training.export import ExportOptions, export_run
+from dbsam_training.failures import TrainingError
+from dbsam_training.fit import Trainer, fit
+from dbsam_training.resume import CsvLog, StateError, read_log, read_state, write_state
+from dbsam_training.sampling import Sampler, learning_rate_at
+from dbsam_training.store import TrainingStore
+from dbsam_training.strict import SettingError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("data"), tiny_recipe())
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    return tiny_store(
+        tmp_path_factory.mktemp("slices"), tiny_recipe(data__protocol="slices", prompts__whole_slice=True)
+    )
+
+
+class StopsBefore(Trainer):
+    """A trainer that is interrupted before a step, the first being 1."""
+
+    def __init__(self, step, *arguments):
+        super().__init__(*arguments)
+        self.stop = step
+
+    def _train_step(self, batches):
+        if self.step + 1 == self.stop:
+            raise KeyboardInterrupt
+        return super()._train_step(batches)
+
+
+def losses(folder):
+    return {int(row["step"]): row["loss"] for row in read_log(folder / "train.csv")}
+
+
+def test_the_loss_falls_and_validation_dsc_rises(store, tmp_path):
+    recipe = tiny_recipe(
+        run__steps=60, run__batch_size=8, run__validate_every=30, optimizer__learning_rate=6e-3, optimizer__ema=0.9
+    )
+    fit(recipe, [store], tmp_path)
+    found = list(losses(tmp_path).values())
+    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+    first, last = read_log(tmp_path / "validation.csv")
+    assert last["score"] > first["score"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "best.pt", "last.pt", "learning_curve.png", "overlays.png", "recipe.yaml", "run.json", "train.csv",
+        "validation.csv", "validation.json",
+    }  # fmt: skip
+
+
+def test_a_run_that_stopped_goes_on_with_the_losses_of_one_that_did_not(store, tmp_path):
+    recipe = tiny_recipe(model__settings={**tiny_recipe().model.settings, "adapter_dropout": 0.3, "drop_path": 0.3})
+    fit(recipe, [store], tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        StopsBefore(6, recipe, [store], tmp_path / "parts").run()
+    assert read_state(tmp_path / "parts" / "last.pt")["step"] == 4
+    fit(recipe, [store], tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    whole, parts = (read_state(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
+    assert all(torch.equal(whole["averaged"][key], parts["averaged"][key]) for key in whole["averaged"])
+
+
+def test_a_killed_run_leaves_a_readable_state_and_goes_on_with_the_same_losses(store, tmp_path):
+    recipe = tiny_recipe(run__steps=40, run__validate_every=40, run__checkpoint_every=3)
+    fit(recipe, [store], tmp_path / "whole")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    run = tmp_path / "killed"
+    command = [
+        sys.executable, "-c", "import sys; from dbsam_training.cli import main; sys.exit(main())", "fit",
+        "--config", str(tmp_path / "recipe.yaml"), "--store", str(store), "--output", str(run),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(losses(run)) < 7 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < read_state(run / "last.pt")["step"] < 40
+    fit(recipe, [store], run)
+    assert losses(run) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+
+
+def test_a_truncated_state_is_refused_by_name(tmp_path):
+    path = tmp_path / "last.pt"
+    write_state(path, {"step": 1, "weights": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(StateError, match=r"last\.pt is damaged"):
+        read_state(path)
+
+
+def test_a_log_drops_the_steps_that_will_be_done_again_and_a_torn_last_line(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.25\n3,0.125\n4,0.0")
+    log = CsvLog(path, ("step", "loss"), last_step=2)
+    log.add({"step": 3, "loss": 0.75})
+    log.close()
+    assert list(csv.reader(path.open())) == [["step", "loss"], ["1", "0.5"], ["2", "0.25"], ["3", "0.75"]]
+
+
+def test_a_run_folder_of_another_model_is_refused_with_the_setting_that_differs(store, tmp_path):
+    fit(tiny_recipe(run__steps=2), [store], tmp_path)
+    with pytest.raises(SettingError, match=r"another data\.balance"):
+        fit(tiny_recipe(run__steps=2, data__balance=0.25), [store], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("system", "parts"),
+    [
+        ("dbsam", ("image_encoder.channel_attention", "image_encoder.conv_branch", "image_encoder.bilateral",
+                   "image_encoder.fusion", "image_encoder.neck", "mask_decoder")),
+        ("dbsam-channel-attention", ("image_encoder.channel_attention", "image_encoder.neck", "mask_decoder")),
+        ("dbsam-bilateral", ("image_encoder.channel_attention", "image_encoder.conv_branch", "image_encoder.bilateral",
+                             "image_encoder.neck", "mask_decoder")),
+        ("medsam", ("mask_decoder",)),
+    ],
+)  # fmt: skip
+def test_ten_steps_change_only_what_the_paper_trains(slices, tmp_path, system, parts):
+    settings = {
+        "image_size": 64, "conv_image_size": 16, "conv_channels": [8, 8], "embed_dim": 16, "depth": 2, "num_heads": 2,
+        "window_size": 2, "global_attn_indexes": [1], "stage_ends": [0, 1], "deformable_heads": 2, "squeeze_ratio": 4,
+        "prompt_embed_dim": 16, "decoder_heads": 2, "decoder_mlp_dim": 16, "iou_head_hidden_dim": 16, "fusion_ratio": 4,
+    }  # fmt: skip
+    recipe = tiny_recipe(
+        "paper", model__settings=settings, model__system=system, model__base="", run__steps=10, run__devices="1",
+        run__workers=0, data__sampling="balanced", loss__iou_weight=1.0, optimizer__learning_rate=1e-2,
+        optimizer__warm_up_epochs=0, run__validate_every=10,
+    )  # fmt: skip
+    trainer = Trainer(recipe, [slices], tmp_path)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.run()
+    after = trainer.model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert all(key.startswith(parts) for key in changed)
+    weights = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    # Mask tokens beyond the first belong to SAM's multimask output, which a box prompt does not use.
+    unused = {name for name in weights if ".output_hypernetworks_mlps." in name and "mlps.0." not in name}
+    if system == "dbsam-bilateral":  # without fusion, nobody reads the convolution branch after the last exchange
+        unused |= {name for name in weights if name.startswith("image_encoder.bilateral.1.conv_side")}
+    assert weights - changed == unused
+
+
+def test_what_lies_before_the_first_adapter_of_a_frozen_vit_keeps_no_activations():
+    model = build_model(tiny_recipe("paper", model__settings={"image_size": 64, "conv_image_size": 16, "embed_dim": 16,
+        "depth": 2, "num_heads": 2, "window_size": 2, "global_attn_indexes": [1], "stage_ends": [0, 1],
+        "deformable_heads": 2, "squeeze_ratio": 4, "fusion_ratio": 4}, model__base="").model.config)  # fmt: skip
+    seen = {}
+    for name, part in (("first", model.image_encoder.blocks[0].mlp), ("second", model.image_encoder.blocks[1].mlp)):
+        part.register_forward_hook(lambda _, __, output, name=name: seen.__setitem__(name, output.requires_grad))
+    model(torch.zeros(1, 3, 64, 64), torch.tensor([[1.0, 1.0, 9.0, 9.0]]))
+    assert seen == {"first": False, "second": True}
+
+
+def test_checkpointing_gives_the_same_gradients():
+    recipe = tiny_recipe()
+    torch.manual_seed(0)
+    model = build_model(recipe.model.config)
+    image, box = torch.rand(2, 3, 32, 32) * 255, torch.tensor([[4.0, 4.0, 20.0, 20.0]] * 2)
+    gradients = []
+    for checkpointing in (False, True):
+        model.zero_grad()
+        model.image_encoder.checkpointing = checkpointing
+        model(image, box)[0].square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 50
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_accumulated_parts_give_the_same_step_as_the_whole_batch(store, tmp_path):
+    # Batch norm sees the parts one by one, so the network here has no convolution branch.
+    settings = {**tiny_recipe().model.settings, "bilateral": False, "fusion": False, "high_res_features": False}
+    for accumulate in (1, 2):
+        recipe = tiny_recipe(model__settings=settings, run__steps=3, run__accumulate=accumulate)
+        fit(recipe, [store], tmp_path / str(accumulate))
+    one, two = (losses(tmp_path / name) for name in ("1", "2"))
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_last_state(store, tmp_path):
+    recipe = tiny_recipe(run__steps=20, run__checkpoint_every=1)
+    trainer = Trainer(recipe, [store], tmp_path)
+    trainer.steps = 2
+    trainer.run()
+    good = (tmp_path / "last.pt").read_bytes()
+    trainer.steps = 20
+    with torch.no_grad():
+        trainer.model.mask_decoder.iou_token.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"loss is not finite at step 2, on samples of case\d.*learning_rate"):
+        trainer.run()
+    assert (tmp_path / "last.pt").read_bytes() == good
+
+
+def test_running_out_of_memory_says_which_settings_need_less(store, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_recipe(), [store], tmp_path)
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(trainer.model, "encode", fails)
+    with pytest.raises(TrainingError, match=r"Memory ran out.*run\.accumulate: 2.*run\.checkpointing"):
+        trainer.run()
+
+
+def test_the_rate_warms_up_and_falls_to_zero_by_a_power():
+    options = replace(tiny_recipe().optimizer, learning_rate=1.0, warm_up_steps=4, warm_up_from=0.0, power=2.0)
+    rates = [learning_rate_at(step, 14, 100, options) for step in (0, 3, 4, 9, 14)]
+    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.25, 0.0])
+
+
+def test_an_epoch_shows_every_sample_once(store):
+    opened = TrainingStore(store)
+    data = tiny_recipe(data__sampling="epochs").data
+    sampler = Sampler(opened, data, batch_size=1, seed=3)
+    count = sampler.steps_per_epoch
+    first = [int(sampler.batch(step)[0]) for step in range(count)]
+    second = [int(sampler.batch(step)[0]) for step in range(count, 2 * count)]
+    assert sorted(first) == sorted(second) == opened.indices("train").tolist()
+    assert first != second
+
+
+def test_the_average_shares_frozen_weights_and_follows_the_others():
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    model[0].requires_grad_(False)
+    average = averaged_copy(model)
+    assert average[0].weight.data_ptr() == model[0].weight.data_ptr()
+    old = float(average[1].weight)
+    with torch.no_grad():
+        model[1].weight.add_(1.0)
+    update_average(average, model, step=10**6, decay=0.75)
+    assert float(average[1].weight) == pytest.approx(old + 0.25)
+
+
+def test_an_exported_run_comes_back_bit_for_bit_with_its_provenance(store, tmp_path):
+    recipe = tiny_recipe(run__steps=4)
+    trainer = Trainer(recipe, [store], tmp_path / "run")
+    trainer.run()
+    output = tmp_path / "weights.safetensors"
+    export_run(tmp_path / "run", output, tmp_path / "card.md", ExportOptions(state="last", licence="MIT"))
+    model, info = load_checkpoint(output)
+    wanted = trainer.averaged.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
+    assert (info.name, info.licence, info.recipe["trained_steps"]) == ("compact", "MIT", 4)
+    assert [(d.name, d.licence, d.cases) for d in info.datasets] == [("Dataset001_Discs", "CC0", 5)]
+    card = (tmp_path / "card.md").read_text()
+    assert "| Dataset001_Discs | CC0 | made for a test | 5 |" in card
+    assert info.tensors_sha256 in card
+
+
+def test_a_half_precision_export_is_smaller_and_predicts_nearly_the_same(store, tmp_path):
+    trainer = Trainer(tiny_recipe(run__steps=4), [store], tmp_path / "run")
+    trainer.run()
+    files = [tmp_path / "whole.safetensors", tmp_path / "half.safetensors"]
+    for file, half in zip(files, (False, True), strict=True):
+        export_run(tmp_path / "run", file, file.with_suffix(".md"), ExportOptions(half=half))
+    assert files[1].stat().st_size < 0.8 * files[0].stat().st_size
+    image, box = torch.rand(1, 3, 32, 32) * 255, torch.tensor([[4.0, 4.0, 20.0, 20.0]])
+    whole, half = (load_checkpoint(file)[0](image, box)[0] for file in files)
+    assert (whole - half).abs().max() < 0.05
