@@ -346,3 +346,48 @@ def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_p
     dialog.selectModel("sam")
     assert dialog.clearButton.enabled
     dialog.shutDown()
+
+
+def test_a_batch_of_files_saves_segmentations_and_leaves_the_scene_as_it_was(panel, tmp_path):
+    from DBSAMSegmentLib.Batches import BatchCase
+
+    from dbsam.io import read_labelmap
+
+    sample = Path(__file__).resolve().parents[1] / "Resources" / "Sample"
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # Slicer's scene always has it
+    before = scenes.node_names(slicer.mrmlScene)
+    output = tmp_path / "out" / "phantom.seg.nrrd"
+    module = sys.modules["DBSAMSegment"]
+    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.predictors)
+    try:
+        good, missing = logic.segmentBatch(
+            [
+                BatchCase(sample / "phantom_ct.nrrd", [sample / "phantom_roi.mrk.json"], output=output),
+                BatchCase(tmp_path / "none.nrrd", [sample / "phantom_roi.mrk.json"], name="missing"),
+            ]
+        )
+    finally:
+        logic.close()
+    assert good.error == ""
+    assert len(good.segments) == 1
+    assert "There is no file" in missing.error
+    assert output.exists()
+    assert scenes.node_names(slicer.mrmlScene) == before
+    labels, _geometry = read_labelmap(output)
+    assert labels.any()
+
+
+def test_the_console_call_takes_a_single_roi_and_reports_what_it_did(panel):
+    module = sys.modules["DBSAMSegment"]
+    volume, roi = block_volume(), block_roi()
+    segmentation = scenes.add_segmentation(slicer.mrmlScene, volume)
+    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.predictors)
+    steps = []
+    try:
+        report = logic.segment(volume, roi, segmentation, axis="K", strategy="box", progress=steps.append)
+    finally:
+        logic.close()
+    assert [segment.name for segment in report.segments] == ["bright"]
+    assert (report.model, report.strategy, report.segments[0].axis) == ("compact", "box", 2)
+    assert all(0 <= one.predicted_iou <= 1 for one in report.segments[0].slices)
+    assert steps
