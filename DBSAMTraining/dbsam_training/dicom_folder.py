@@ -49,7 +49,7 @@ class DicomFolder(FolderSource):
         image = highdicom.get_volume_from_series([dcmread(path) for path in slices], dtype=np.float32)
         labels = np.zeros(image.spatial_shape, np.int32)
         ids = {name: ids[0] for name, ids in self.info.structures}
-        for name, mask in _segments(drawn, image) if _modality(drawn) == "SEG" else _contours(drawn, paths[0], image):
+        for name, mask in _segments(drawn, image) if _modality(drawn) == "SEG" else _contours(drawn, slices, image):
             if name not in ids:
                 raise ValueError(f"the structure {name!r} is not in the labels of dataset.json")
             labels[mask] = ids[name]
@@ -69,17 +69,20 @@ def _segments(path: Path, image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
     return found
 
 
-def _contours(path: Path, folder: Path, image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
-    from rt_utils import RTStructBuilder
+def _contours(path: Path, slices: list[Path], image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
+    from pydicom import dcmread
+    from rt_utils import RTStruct
 
-    drawing = RTStructBuilder.create_from(str(folder), str(path))
-    first = np.array(drawing.series_data[0].ImagePositionPatient, float)
-    found = []
-    for name in drawing.get_roi_names():
-        mask = np.moveaxis(drawing.get_roi_mask_by_name(name), 2, 0)
-        # rt-utils sorts slices by position, highdicom so that the frame is right-handed.
-        found.append((name, mask if np.allclose(first, image.position, atol=1e-3) else mask[::-1]))
-    return found
+    headers = [dcmread(file, stop_before_pixels=True) for file in slices]
+    headers.sort(key=lambda header: float(np.dot(header.ImagePositionPatient, image.unit_vectors()[0])))
+    _, rows, columns = image.spatial_shape
+    for header in headers:
+        header.Rows = header.Columns = max(rows, columns)  # rt-utils mixes the two up, so give it a square
+    drawing = RTStruct(headers, dcmread(path))
+    return [
+        (name, np.moveaxis(drawing.get_roi_mask_by_name(name), 2, 0)[:, :rows, :columns])
+        for name in drawing.get_roi_names()
+    ]
 
 
 def _structure_names(case: Path) -> list[str]:

@@ -1,0 +1,92 @@
+"""DICOM series with SEG or RTSTRUCT become cases on the grid of the series."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dbsam_training.layouts import find_sources
+
+pytest.importorskip("highdicom")
+pytest.importorskip("rt_utils")
+
+import highdicom
+from highdicom.sr.coding import CodedConcept
+from pydicom import Dataset, FileDataset, dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from rt_utils import RTStructBuilder
+
+SHAPE = (6, 20, 24)  # slices, rows, columns
+SPACING_MM = (3.0, 0.8, 0.5)
+
+
+def truth():
+    mask = np.zeros(SHAPE, bool)
+    mask[2:5, 5:12, 8:19] = True
+    return mask
+
+
+def write_series(folder):
+    """A CT whose first file is the topmost slice."""
+    folder.mkdir(parents=True)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    voxels = np.where(truth(), 1100, 24).astype(np.int16)
+    for n in range(SHAPE[0]):
+        meta = Dataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        file.SOPClassUID, file.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        file.StudyInstanceUID, file.SeriesInstanceUID, file.FrameOfReferenceUID = study, series, frame
+        file.Modality, file.PatientID, file.PatientName, file.PatientBirthDate, file.PatientSex = "CT", "1", "A", "", ""
+        file.StudyDate, file.StudyTime, file.StudyID, file.AccessionNumber = "20240101", "000000", "1", ""
+        file.ReferringPhysicianName, file.SeriesNumber, file.InstanceNumber = "", 1, SHAPE[0] - n
+        file.Manufacturer = "none"
+        file.Rows, file.Columns = SHAPE[1:]
+        file.PixelSpacing, file.SliceThickness = list(SPACING_MM[1:]), SPACING_MM[0]
+        file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        file.ImagePositionPatient = [-10.0, -20.0, 30.0 + SPACING_MM[0] * n]
+        file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
+        file.RescaleSlope, file.RescaleIntercept = 1, -1024
+        file.PixelData = voxels[n].tobytes()
+        file.save_as(folder / f"{SHAPE[0] - n:02d}.dcm", enforce_file_format=True)
+    return [dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+
+
+def write_seg(folder):
+    files = sorted(write_series(folder), key=lambda file: file.ImagePositionPatient[2])
+    finding = CodedConcept("85756007", "SCT", "Tissue")
+    algorithm = highdicom.AlgorithmIdentificationSequence("manual", CodedConcept("123109", "DCM", "Manual"), "1")
+    segment = highdicom.seg.SegmentDescription(
+        1, "block", finding, finding, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL, algorithm
+    )
+    seg = highdicom.seg.Segmentation(
+        files, truth().astype(np.uint8), highdicom.seg.SegmentationTypeValues.BINARY, [segment], generate_uid(), 2,
+        generate_uid(), 1, "none", "none", "1", "1",
+    )  # fmt: skip
+    seg.save_as(folder / "seg.dcm")
+
+
+def write_rtstruct(folder):
+    write_series(folder)
+    drawing = RTStructBuilder.create_new(str(folder))
+    drawing.add_roi(np.moveaxis(truth(), 0, 2), name="block")
+    drawing.save(str(folder / "drawn.dcm"))
+
+
+@pytest.mark.parametrize("write", [write_seg, write_rtstruct], ids=["SEG", "RTSTRUCT"])
+def test_the_structure_lies_on_the_voxels_on_which_it_was_drawn(tmp_path, write):
+    write(tmp_path / "set" / "patient1")
+    [source] = find_sources([tmp_path / "set"])
+    assert source.list_cases() == ["patient1"]
+    case = source.read_case("patient1")
+    [structure] = source.structures(case)
+    assert structure.name == "block"
+    assert (structure.mask_KJI == (case.voxels_KJI == 76)).all()  # 1100 - 1024 Hounsfield units inside
+    assert structure.mask_KJI.sum() == truth().sum()
+    k, j, i = np.argwhere(structure.mask_KJI).mean(0)
+    centre_ras = case.geometry.ijk_to_ras @ [i, j, k, 1]
+    # Slices 2..4, rows 5..11, columns 8..18, from (-10, -20, 30) in LPS
+    expected_lps = [-10 + 13 * 0.5, -20 + 8 * 0.8, 30 + 3 * 3.0]
+    assert centre_ras[:3] == pytest.approx([-expected_lps[0], -expected_lps[1], expected_lps[2]])
