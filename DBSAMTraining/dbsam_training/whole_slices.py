@@ -41,17 +41,18 @@ def cut_slices(info: DatasetInfo, case: Case, intensity: str) -> Iterator[Sample
             continue
         height, width = ids_here.shape
         region = slice_region((height, width), (1.0, 1.0), square=False)
-        grey = window.apply(image)
-        resized = resample_slice(grey if grey.ndim == 3 else grey[..., np.newaxis], region, PATCH_SIZE)[0]
-        square = np.rint(resized).clip(0, 255).astype(np.uint8)
-        for (name, ids), rectangle in zip(objects, rectangles, strict=True):
-            inside = np.isin(ids_here, ids)
-            if not inside.any():
-                continue
-            mask = resample_slice(inside.astype(np.float32), region, PATCH_SIZE)[0] >= 0.5
+        grey = np.atleast_3d(window.apply(image))
+        here = [(n, np.isin(ids_here, ids)) for n, (_, ids) in enumerate(objects)]
+        shown = [(n, inside) for n, inside in here if inside.any()]
+        stack = np.dstack([grey, *(inside for _, inside in shown)]).astype(np.float32)
+        resized = resample_slice(stack, region, PATCH_SIZE)[0]
+        channels = grey.shape[2]
+        square = np.rint(resized[..., :channels]).clip(0, 255).astype(np.uint8)
+        for (n, _), cover in zip(shown, np.moveaxis(resized[..., channels:], 2, 0), strict=True):
+            mask = cover >= 0.5
             if mask.any():
-                prompt = region.boxes_to_input(rectangle, PATCH_SIZE)[0].astype(np.float32)
-                yield Sample(square, mask, prompt, _EDGES, 1.0, case.name, name)
+                prompt = region.boxes_to_input(rectangles[n], PATCH_SIZE)[0].astype(np.float32)
+                yield Sample(square, mask, prompt, _EDGES, 1.0, case.name, objects[n][0])
 
 
 def _rectangle(labels: NDArray[np.integer], ids: tuple[int, ...]) -> NDArray[np.float64]:
