@@ -1,0 +1,188 @@
+"""The training panel: choose data of the scene, a recipe and a folder; start, watch, stop, use the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .SceneData import ScenePair
+
+if TYPE_CHECKING:
+    from DBSAMTraining import DBSAMTrainingLogic
+
+RECIPES = ("finetune", "compact", "compact-open", "paper", "medsam", "ablation-channel-attention", "ablation-bilateral")
+_WATCH_MILLISECONDS = 1000
+
+
+class Panel:
+    """The widgets of the module and what they do.
+
+    Args:
+        layout: where the widgets go.
+        logic: what does the work.
+    """
+
+    def __init__(self, layout: qt.QLayout, logic: DBSAMTrainingLogic) -> None:
+        self.logic = logic
+        self._pairs: list[ScenePair] = []
+        self._curveTime = 0.0
+        self._addData(layout)
+        self._addTraining(layout)
+        self._addWatching(layout)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_WATCH_MILLISECONDS)
+        self._timer.connect("timeout()", self.update)
+        self.update()
+
+    def close(self) -> None:
+        """Stops watching; a training goes on."""
+        self._timer.stop()
+
+    def _addData(self, layout: qt.QLayout) -> None:
+        form = self._section(layout, _("Data"))
+        self.volumeSelector = self._nodeSelector("vtkMRMLScalarVolumeNode", _("A volume that was segmented."))
+        self.segmentationSelector = self._nodeSelector("vtkMRMLSegmentationNode", _("Its true segments."))
+        self.pairList = qt.QListWidget()
+        self.pairList.setToolTip(_("What is trained on: every segment of each segmentation."))
+        self.addButton = self._button(_("Add"), _("Add this volume with its segments."), self.onAdd)
+        self.removeButton = self._button(_("Remove"), _("Take the selected pair out of the list."), self.onRemove)
+        form.addRow(_("Volume:"), self.volumeSelector)
+        form.addRow(_("Segmentation:"), self.segmentationSelector)
+        form.addRow(self._row(self.addButton, self.removeButton))
+        form.addRow(self.pairList)
+
+    def _addTraining(self, layout: qt.QLayout) -> None:
+        form = self._section(layout, _("Training"))
+        self.recipeBox = qt.QComboBox()
+        self.recipeBox.addItems(list(RECIPES))
+        self.recipeBox.setToolTip(_("finetune goes on from the compact model and needs minutes; paper needs GPUs."))
+        self.folderEdit = ctk.ctkPathLineEdit()
+        self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
+        self.folderEdit.setToolTip(_("Folder of the run; a run that was stopped goes on."))
+        self.startButton = self._button(_("Start"), _("Train in a process of its own."), self.onStart)
+        self.stopButton = self._button(_("Stop"), _("End the process; its last resume point stays."), self.onStop)
+        form.addRow(_("Recipe:"), self.recipeBox)
+        form.addRow(_("Run folder:"), self.folderEdit)
+        form.addRow(self._row(self.startButton, self.stopButton))
+
+    def _addWatching(self, layout: qt.QLayout) -> None:
+        form = self._section(layout, _("Progress"))
+        self.progressBar = qt.QProgressBar()
+        self.statusLabel = qt.QLabel("")
+        self.statusLabel.setWordWrap(True)
+        self.curveLabel = qt.QLabel("")
+        self.logText = qt.QPlainTextEdit()
+        self.logText.setReadOnly(True)
+        self.useButton = self._button(
+            _("Use this checkpoint"), _("Export the best weights and choose them in DB-SAM."), self.onUse
+        )
+        for widget in (self.progressBar, self.statusLabel, self.curveLabel, self.logText, self.useButton):
+            form.addRow(widget)
+
+    def onAdd(self) -> None:
+        """Adds the selected pair."""
+        volume, segmentation = self.volumeSelector.currentNode(), self.segmentationSelector.currentNode()
+        if volume is None or segmentation is None:
+            self.statusLabel.setText(_("Choose a volume and its segmentation first."))
+            return
+        self._pairs.append(ScenePair(volume, segmentation))
+        self.pairList.addItem(f"{volume.GetName()} / {segmentation.GetName()}")
+        self.update()
+
+    def onRemove(self) -> None:
+        """Removes the selected pair."""
+        row = self.pairList.currentRow
+        if 0 <= row < len(self._pairs):
+            del self._pairs[row]
+            self.pairList.takeItem(row)
+        self.update()
+
+    def onStart(self) -> None:
+        """Writes the data and starts the process."""
+        with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=True):
+            self.logic.train(self._pairs, self.recipeBox.currentText, Path(self.folderEdit.currentPath))
+            self._timer.start()
+        self.update()
+
+    def onStop(self) -> None:
+        """Stops the process."""
+        self.logic.stop()
+        self.update()
+
+    def onUse(self) -> None:
+        """Exports the weights and chooses them in the segmentation module."""
+        with slicer.util.tryWithErrorDisplay(_("The checkpoint could not be exported."), waitCursor=True):
+            path = self.logic.useCheckpoint()
+            self.statusLabel.setText(_("Chosen in DB-SAM: {path}").format(path=path))
+
+    def update(self) -> None:
+        """Shows what the run has done."""
+        state = self.logic.state()
+        running = state is not None and state.running
+        self.startButton.setEnabled(bool(self._pairs) and not running)
+        self.stopButton.setEnabled(running)
+        best = self.logic.runFolder is not None and (self.logic.runFolder / "best.pt").is_file()
+        self.useButton.setEnabled(best and not running)
+        if state is None:
+            return
+        self.progressBar.setMaximum(max(state.steps, 1))
+        self.progressBar.setValue(state.step)
+        words = [_("step {step} of {steps}").format(step=state.step, steps=state.steps)]
+        if state.loss is not None:
+            words.append(_("loss {loss:.3f}").format(loss=state.loss))
+        if state.score is not None:
+            words.append(_("validation DSC {score:.1f} %").format(score=100 * state.score))
+        if not running and state.exitCode is not None:
+            words.append(
+                _("finished") if state.exitCode == 0 else _("ended with code {code}").format(code=state.exitCode)
+            )
+            self._timer.stop()
+        self.statusLabel.setText(", ".join(words))
+        if state.log != self.logText.toPlainText():
+            self.logText.setPlainText(state.log)
+        self._showCurve()
+
+    def _showCurve(self) -> None:
+        path = self.logic.runFolder / "learning_curve.png"
+        if path.is_file() and path.stat().st_mtime != self._curveTime:
+            self._curveTime = path.stat().st_mtime
+            self.curveLabel.setPixmap(qt.QPixmap(str(path)).scaledToWidth(400, qt.Qt.SmoothTransformation))
+
+    @staticmethod
+    def _section(layout: qt.QLayout, title: str) -> qt.QFormLayout:
+        button = ctk.ctkCollapsibleButton()
+        button.text = title
+        layout.addWidget(button)
+        return qt.QFormLayout(button)
+
+    @staticmethod
+    def _nodeSelector(nodeType: str, toolTip: str) -> slicer.qMRMLNodeComboBox:
+        selector = slicer.qMRMLNodeComboBox()
+        selector.nodeTypes = [nodeType]
+        selector.addEnabled = False
+        selector.removeEnabled = False
+        selector.noneEnabled = True
+        selector.setToolTip(toolTip)
+        selector.setMRMLScene(slicer.mrmlScene)
+        return selector
+
+    @staticmethod
+    def _button(text: str, toolTip: str, action) -> qt.QPushButton:
+        button = qt.QPushButton(text)
+        button.setToolTip(toolTip)
+        button.connect("clicked()", action)
+        return button
+
+    @staticmethod
+    def _row(*widgets: qt.QWidget) -> qt.QWidget:
+        row = qt.QWidget()
+        layout = qt.QHBoxLayout(row)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in widgets:
+            layout.addWidget(widget)
+        return row

@@ -1,0 +1,153 @@
+"""A training in a process of its own: start, watch, stop with everything it started."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOG_LINES = 200
+_STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run has done so far.
+
+    Attributes:
+        running: whether its process lives.
+        exitCode: of its process, None while it lives.
+        step: last step; 0 before the first.
+        steps: of the whole run; 0 while that is unknown.
+        loss: of the last step.
+        score: last validation DSC, None before the first.
+        log: last lines of what it said.
+    """
+
+    running: bool
+    exitCode: int | None
+    step: int
+    steps: int
+    loss: float | None
+    score: float | None
+    log: str
+
+
+class TrainingProcess:
+    """Runs `dbsam-train` by Slicer's Python, outside the application.
+
+    Args:
+        runFolder: where the run lies; the process's log is `process.log` in it.
+    """
+
+    def __init__(self, runFolder: Path) -> None:
+        self.runFolder = runFolder
+        self._process: subprocess.Popen | None = None
+
+    def start(self, arguments: Sequence[str]) -> None:
+        """Starts the command with these arguments, such as "fit", "--config", "finetune".
+
+        Raises:
+            RuntimeError: it runs already.
+            OSError: the process cannot be started.
+        """
+        if self.running:
+            raise RuntimeError("A training is running: stop it first.")
+        self.runFolder.mkdir(parents=True, exist_ok=True)
+        script = Path(__file__).resolve().parents[1] / "dbsam_training" / "train.py"
+        options: dict = {"start_new_session": True}
+        if os.name == "nt":
+            options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [pythonExecutable(), "-u", str(script), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                **options,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """Ends the process and all that it started; the last resume point stays."""
+        if self._process is None or not self.running:
+            return
+        if os.name == "nt":
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(self._process.pid)], capture_output=True, check=False)
+        else:
+            os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            if os.name != "nt":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def state(self) -> TrainingState:
+        """What the run's files say."""
+        train, validation = _lastRow(self.runFolder / "train.csv"), _lastRow(self.runFolder / "validation.csv")
+        return TrainingState(
+            running=self.running,
+            exitCode=None if self._process is None else self._process.poll(),
+            step=int(float(train.get("step", 0))),
+            steps=_steps(self.runFolder / "recipe.yaml"),
+            loss=float(train["loss"]) if train.get("loss") else None,
+            score=float(validation["score"]) if validation.get("score") else None,
+            log="\n".join(_tail(self._log)),
+        )
+
+    @property
+    def _log(self) -> Path:
+        return self.runFolder / "process.log"
+
+
+def pythonExecutable() -> str:
+    """Slicer's own Python; the running interpreter elsewhere."""
+    return shutil.which("PythonSlicer") or sys.executable
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    root = Path(__file__).resolve().parents[2]
+    folders = [folder for folder in (root / "DBSAMTraining", root / "DBSAMSegment") if folder.is_dir()]
+    inherited = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, folders), *([inherited] if inherited else [])])
+    return environment
+
+
+def _lastRow(path: Path) -> dict[str, str]:
+    """The last whole row of a table that another process writes."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(whole.splitlines()))
+    return rows[-1] if rows else {}
+
+
+def _steps(path: Path) -> int:
+    """Steps of a run by its recipe, read without a YAML library, which Slicer may lack."""
+    if not path.is_file():
+        return 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.strip().partition(":")
+        if name == "steps" and value.strip().isdigit():
+            return int(value)
+    return 0
+
+
+def _tail(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]

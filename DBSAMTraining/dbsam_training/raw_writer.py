@@ -1,0 +1,73 @@
+"""Writes cases as a data set in nnU-Net's raw layout, such as the volumes and segmentations of a Slicer scene."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.geometry import ImageGeometry
+from dbsam_training.images import LPS_TO_RAS
+
+LEAST_CASES_TO_SPLIT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class RawCase:
+    """One case: voxels (K,J,I[,3]), label ids (K,J,I), and the grid of both."""
+
+    name: str
+    voxels_KJI: NDArray[Any]
+    labels_KJI: NDArray[np.integer]
+    geometry: ImageGeometry
+
+
+def write_raw_dataset(folder: Path, cases: Iterable[RawCase], structures: Sequence[str], **facts: Any) -> list[str]:
+    """Write a data set; the last case is for validation, or all are where there are fewer than three.
+
+    Args:
+        folder: The data set's folder, made if needed.
+        cases: The cases; only one at a time is in memory.
+        structures: Names of the structures; label id n is the n-th, from 1.
+        facts: More for dataset.json, such as modality and licence.
+
+    Returns:
+        Names of the cases.
+
+    Raises:
+        ValueError: There is no case, or voxels and labels of one differ in shape.
+    """
+    import SimpleITK as sitk  # slow to import
+
+    names = []
+    for kind in ("imagesTr", "labelsTr"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        if case.voxels_KJI.shape[:3] != case.labels_KJI.shape:
+            raise ValueError(f"{case.name}: voxels are {case.voxels_KJI.shape}, labels {case.labels_KJI.shape}.")
+        affine = LPS_TO_RAS @ case.geometry.ijk_to_ras
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        for file, array in (
+            (f"imagesTr/{case.name}_0000.nrrd", case.voxels_KJI),
+            (f"labelsTr/{case.name}.nrrd", case.labels_KJI.astype(np.uint16)),
+        ):
+            image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+            image.SetSpacing(spacing.tolist())
+            image.SetOrigin(affine[:3, 3].tolist())
+            image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+            sitk.WriteImage(image, str(folder / file), useCompression=True)
+        names.append(case.name)
+    if not names:
+        raise ValueError("There is no case to write.")
+    labels = {"background": 0, **{name: number + 1 for number, name in enumerate(structures)}}
+    described = {"labels": labels, "channel_names": {"0": "image"}, "file_ending": ".nrrd", "numTraining": len(names)}
+    held = names[-1:] if len(names) >= LEAST_CASES_TO_SPLIT else names
+    train = names[:-1] if len(names) >= LEAST_CASES_TO_SPLIT else names
+    (folder / "dataset.json").write_text(json.dumps(described | facts, indent=1), encoding="utf-8")
+    (folder / "splits_final.json").write_text(json.dumps([{"train": train, "val": held}], indent=1), encoding="utf-8")
+    return names
