@@ -37,7 +37,7 @@ class BatchDataset(Dataset[Batch]):
         self._opened: tuple[TrainingStore, Sampler] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        # Worker processes open the memory maps themselves instead of receiving their content.
+        # Worker processes open the stores themselves instead of receiving their columns.
         return {**self.__dict__, "_opened": None}
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:

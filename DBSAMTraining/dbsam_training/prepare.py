@@ -30,8 +30,8 @@ from dbsam_training.whole_slices import cut_slices
 
 logger = logging.getLogger(__name__)
 
-CASES_PER_PART = 64
-"""Of protocol "slices": what an interrupted run has to do again at most."""
+CASES_PER_PART = {2: 4096, 3: 64}
+"""By dimension, for protocol "slices": what an interrupted run has to do again at most."""
 
 
 class BrokenDataError(ValueError):
@@ -144,9 +144,10 @@ def _parts(source: Source, options: DataOptions, tasks: TaskRegistry | None, ski
                 name = f"{info.name}.{SUPERPIXELS}"
                 yield _Part(name, source, split, cases, SUPERPIXELS, intensity, skip_bad, options)
             continue
-        for start in range(0, len(cases), CASES_PER_PART):
-            name = f"{info.name}.{split}.{start // CASES_PER_PART:04d}"
-            piece = cases[start : start + CASES_PER_PART]
+        size = CASES_PER_PART[info.dimension or 3]
+        for start in range(0, len(cases), size):
+            name = f"{info.name}.{split}.{start // size:04d}"
+            piece = cases[start : start + size]
             yield _Part(name, source, split, piece, "slices", intensity, skip_bad, options)
 
 

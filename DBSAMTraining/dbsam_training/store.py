@@ -1,4 +1,4 @@
-"""The training store: images of 256x256 and one mask an object, as memory-mapped arrays.
+"""The training store: images of 256x256 and one mask an object, in flat files read row by row.
 
 A store is a folder of parts. A part is written whole or not at all, with the digest of each of its files, so that an
 interrupted `prepare` goes on where it stopped. Grey images of one channel and bit-packed masks keep it small; several
@@ -42,6 +42,8 @@ _SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "structures": ((), np.int32),
 }
 _ALL_ARRAYS = {**_IMAGE_ARRAYS, **_SAMPLE_ARRAYS}
+_LARGE = ("images", "greys", "masks")
+"""Stay on disk; the others are a few hundred bytes a sample."""
 
 
 class StoreError(ValueError):
@@ -154,7 +156,7 @@ class PartWriter:
 
 
 class TrainingStore:
-    """Reads one store or several as one; the arrays stay on disk until they are indexed.
+    """Reads one store or several as one; images and masks stay on disk until they are asked for.
 
     Attributes:
         facts: Content of the first store.json.
@@ -224,9 +226,9 @@ class TrainingStore:
         for index in indices:
             part, row = self._locate(int(index))
             at = int(part.arrays["rows"][row])
-            image = part.arrays["images"][at] if at >= 0 else part.arrays["greys"][-1 - at]
+            image = part.row("images", at) if at >= 0 else part.row("greys", -1 - at)
             values = {"images": np.broadcast_to(image, (PATCH_SIZE, PATCH_SIZE, 3))}
-            values["masks"] = np.unpackbits(part.arrays["masks"][row], axis=1) * np.uint8(255)
+            values["masks"] = np.unpackbits(part.row("masks", row), axis=1) * np.uint8(255)
             values |= {name: part.arrays[name][row] for name in ("hulls", "prompts", "slices", "pixels")}
             for name, value in values.items():
                 columns.setdefault(name, []).append(value)
@@ -269,9 +271,18 @@ class _Part:
             if not file.is_file() or file.stat().st_size != wanted:
                 size = file.stat().st_size if file.is_file() else 0
                 raise StoreError(f"{file} has {size} bytes instead of {wanted}: remove {folder} and prepare again.")
-            self.arrays[name] = (
-                np.memmap(file, kind, "r", shape=(rows, *shape)) if rows else np.empty((0, *shape), kind)
-            )
+            if name not in _LARGE:
+                self.arrays[name] = np.fromfile(file, kind).reshape(rows, *shape)
+
+    def row(self, name: str, row: int) -> NDArray[Any]:
+        """One row of a large array, read from its file.
+
+        Memory maps are no faster here, hold a file handle each, and count every page as memory of this process.
+        """
+        shape, kind = _ALL_ARRAYS[name]
+        count = int(np.prod(shape))
+        offset = row * count * np.dtype(kind).itemsize
+        return np.fromfile(self.folder / f"{name}.bin", kind, count, offset=offset).reshape(shape)
 
     def verify(self) -> None:
         for name, wanted in self.facts["sha256"].items():

@@ -1,0 +1,134 @@
+"""The training module: data of the scene on disk, a process of its own, its end with all it started."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer")
+pytest.importorskip("host", reason="needs slicer-core and PySide6")
+import host
+import SimpleITK as sitk
+import slicer
+import slicer_scene as scenes
+
+SHAPE = (6, 20, 24)
+IJK_TO_RAS = np.array([[0.0, -0.7, 0, 5], [0.9, 0, 0, -3], [0, 0, 3.0, 11], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def module():
+    host.start()
+    host.new_scene()
+    widget = host.open_module("DBSAMTraining")
+    yield widget
+    host.close_module("DBSAMTraining")
+    host.new_scene()
+
+
+def pair(name="head", segment="liver"):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:4, 5:12, 6:15] = 1
+    volume = scenes.add_volume(slicer.mrmlScene, np.where(mask, 400, -100).astype(np.int16), IJK_TO_RAS, name)
+    segmentation = scenes.add_segmentation(slicer.mrmlScene, volume, (segment,))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, volume)
+    return volume, segmentation, mask
+
+
+def test_the_scene_is_written_with_its_geometry_and_names(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    pairs = [pair("head one", "liver"), pair("two", "spleen")]
+    names = exportPairs([ScenePair(volume, segmentation) for volume, segmentation, _ in pairs], tmp_path)
+    assert names == ["head_one_1", "two_2"]
+    assert json.loads((tmp_path / "dataset.json").read_text())["labels"] == {"background": 0, "liver": 1, "spleen": 2}
+    from dbsam_training.nnunet import RawDataset
+
+    dataset = RawDataset(tmp_path)
+    case = dataset.read_case("two_2")
+    assert case.geometry.ijk_to_ras == pytest.approx(IJK_TO_RAS, abs=1e-6)
+    [structure] = dataset.structures(case)
+    assert structure.name == "spleen"
+    assert (structure.mask_KJI == (pairs[1][2] > 0)).all()
+    assert sitk.ReadImage(str(tmp_path / "imagesTr/two_2_0000.nrrd")).GetPixelID() == sitk.sitkInt16
+
+
+def test_an_empty_segment_is_refused_by_name(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    volume, segmentation, _ = pair()
+    segmentation.GetSegmentation().AddEmptySegment("kidney", "kidney")
+    with pytest.raises(ValueError, match="segment kidney of segmentation is empty"):
+        exportPairs([ScenePair(volume, segmentation)], tmp_path)
+
+
+def test_stopping_ends_the_process_and_what_it_started(module, tmp_path, monkeypatch):
+    from DBSAMTrainingLib import TrainingProcess as processes
+
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid)); print('started', flush=True); time.sleep(60)\n"
+    )
+    monkeypatch.setattr(processes, "pythonExecutable", lambda: sys.executable)
+    process = processes.TrainingProcess(tmp_path / "run")
+    monkeypatch.setattr(processes.Path, "resolve", lambda path: tmp_path / "DBSAMTrainingLib" / "x.py")
+    (tmp_path / "dbsam_training").mkdir()
+    script.rename(tmp_path / "dbsam_training" / "train.py")
+    process.start([])
+    until(lambda: "started" in process.state().log)
+    pid = int((tmp_path / "pid").read_text())
+    process.stop()
+    assert not process.running
+    until(lambda: not alive(pid))
+
+
+def test_the_panel_trains_and_hands_over_the_weights(module, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    pytest.importorskip("yaml")
+    from DBSAMTrainingLib.SceneData import ScenePair
+
+    panel, logic = module.panel, module.logic
+    assert not panel.startButton.isEnabled()
+    tiny = (
+        "model.settings={image_size: 32, conv_image_size: 32, conv_channels: [8, 8, 8], embed_dim: 16, depth: 2, "
+        "num_heads: 2, stage_ends: [0, 1], deformable_heads: 2, prompt_embed_dim: 16, decoder_heads: 2, "
+        "decoder_mlp_dim: 16, iou_head_hidden_dim: 16}"
+    )
+    settings = [
+        tiny, "model.base=''", "data.superpixel_slices=[0, 0]", "run.steps=4", "run.batch_size=2", "run.validate_every=2",
+        "run.precision=32-true", "run.accelerator=cpu",
+    ]  # fmt: skip
+    volume, segmentation, _ = pair()
+    logic.train([ScenePair(volume, segmentation)], "finetune", tmp_path / "run", settings)
+    until(lambda: not logic.state().running, 120)
+    state = logic.state()
+    assert (state.exitCode, state.step, state.steps) == (0, 4, 4), state.log
+    panel.update()
+    assert panel.useButton.isEnabled()
+    assert "step 4 of 4" in panel.statusLabel.text
+    host.open_module("DBSAMSegment")
+    path = logic.useCheckpoint()
+    assert slicer.util.getModuleLogic("DBSAMSegment").getParameterNode().model == str(path)
+    host.close_module("DBSAMSegment")
+    from dbsam.checkpoint_info import read_info
+
+    assert [credit.name for credit in read_info(path).datasets] == ["data"]
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
