@@ -113,7 +113,8 @@ def test_every_package_is_installed_and_every_module_lies_in_one():
         for package in (LIBRARY, TRAINING)
         for folder in {file.parent for file in package.rglob("*.py")}
     }
-    assert folders | {"dbsam.models"} == declared
+    data = {"dbsam.models", "dbsam_training.recipes_files", "dbsam_training.registry_files"}
+    assert folders | data == declared
 
 
 def test_files_are_short_enough_to_be_read_in_one_go():

@@ -22,7 +22,8 @@ from dbsam_training.nnunet import Case, CaseError
 from dbsam_training.patches import PatchOptions, cut_objects
 from dbsam_training.recipes import DataOptions
 from dbsam_training.sources import Source, case_faults
-from dbsam_training.store import FORMAT_VERSION, PartWriter, Sample, TrainingStore, write_json
+from dbsam_training.store import FORMAT_VERSION, Sample, TrainingStore, write_json
+from dbsam_training.store_writer import PartWriter
 from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.superpixels import cut_superpixels
 from dbsam_training.tasks import TaskRegistry

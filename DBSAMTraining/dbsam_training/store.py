@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,11 @@ PATCH_SIZE = 256
 HULL_POINTS = 32
 FORMAT_VERSION = 2
 
-_IMAGE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
+IMAGE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "images": ((PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
     "greys": ((PATCH_SIZE, PATCH_SIZE, 1), np.uint8),
 }
-_SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
+SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "masks": ((PATCH_SIZE, PATCH_SIZE // 8), np.uint8),
     "hulls": ((HULL_POINTS, 2), np.float32),
     "prompts": ((4,), np.float32),
@@ -41,7 +40,7 @@ _SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "cases": ((), np.int32),
     "structures": ((), np.int32),
 }
-_ALL_ARRAYS = {**_IMAGE_ARRAYS, **_SAMPLE_ARRAYS}
+ALL_ARRAYS = {**IMAGE_ARRAYS, **SAMPLE_ARRAYS}
 _LARGE = ("images", "greys", "masks")
 """Stay on disk; the others are a few hundred bytes a sample."""
 
@@ -71,88 +70,6 @@ class Sample:
     pixel: float
     case: str
     structure: str
-
-
-class PartWriter:
-    """Writes one part as its samples come, in bounded memory; the part exists only after `close`.
-
-    Args:
-        folder: The store.
-        name: Name of the part.
-        facts: What else to write into part.json: data set and split, at least.
-    """
-
-    def __init__(self, folder: Path, name: str, facts: Mapping[str, Any]) -> None:
-        self.target = folder / "parts" / name
-        self.work = folder / "parts" / f".{name}.tmp"
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True)
-        self._facts = dict(facts)
-        self._files = {array: (self.work / f"{array}.bin").open("wb") for array in _ALL_ARRAYS}
-        self._digests = {array: hashlib.sha256() for array in self._files}
-        self._names: dict[str, dict[str, int]] = {"cases": {}, "structures": {}}
-        self._counts = dict.fromkeys((*_IMAGE_ARRAYS, "samples"), 0)
-        self._last: NDArray[np.uint8] | None = None
-        self._row = 0
-
-    def add(self, sample: Sample) -> None:
-        """Write one sample; an image that is the very same array as the last sample's is shared."""
-        if sample.image is not self._last:
-            array = "greys" if sample.image.shape[2] == 1 else "images"
-            assert sample.image.shape == _IMAGE_ARRAYS[array][0], f"an image is {sample.image.shape}"
-            self._write(array, sample.image, np.uint8)
-            row, self._last = self._counts[array], sample.image
-            self._row = -1 - row if array == "greys" else row
-            self._counts[array] += 1
-        values: dict[str, NDArray[Any]] = {
-            "masks": np.packbits(sample.mask, axis=1),
-            "hulls": hull_points(sample.mask),
-            "prompts": sample.prompt_xyxy,
-            "slices": sample.slice_xyxy,
-            "pixels": np.asarray(sample.pixel),
-            "rows": np.asarray(self._row),
-            "cases": self._code("cases", sample.case),
-            "structures": self._code("structures", sample.structure),
-        }
-        for array, (shape, kind) in _SAMPLE_ARRAYS.items():
-            assert values[array].shape == shape, f"{array} is {values[array].shape}, not {shape}"
-            self._write(array, values[array], kind)
-        self._counts["samples"] += 1
-
-    def close(self, facts: Mapping[str, Any]) -> int:
-        """Finish the part, with more facts for part.json; returns its number of samples."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        content = (
-            self._facts
-            | dict(facts)
-            | {
-                "counts": self._counts,
-                "cases": list(self._names["cases"]),
-                "structures": list(self._names["structures"]),
-                "sha256": {array: digest.hexdigest() for array, digest in self._digests.items()},
-            }
-        )
-        write_json(self.work / "part.json", content)
-        os.replace(self.work, self.target)
-        return self._counts["samples"]
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        for file in self._files.values():
-            file.close()
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def _write(self, array: str, values: NDArray[Any], kind: type) -> None:
-        data = np.ascontiguousarray(values, kind).data
-        self._files[array].write(data)
-        self._digests[array].update(data)
-
-    def _code(self, column: str, name: str) -> NDArray[np.int64]:
-        codes = self._names[column]
-        return np.asarray(codes.setdefault(name, len(codes)))
 
 
 class TrainingStore:
@@ -264,7 +181,7 @@ class _Part:
         counts = self.facts["counts"]
         self.samples = int(counts["samples"])
         self.arrays: dict[str, NDArray[Any]] = {}
-        for name, (shape, kind) in _ALL_ARRAYS.items():
+        for name, (shape, kind) in ALL_ARRAYS.items():
             rows = int(counts.get(name, self.samples))
             file = folder / f"{name}.bin"
             wanted = rows * int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -279,7 +196,7 @@ class _Part:
 
         Memory maps are no faster here, hold a file handle each, and count every page as memory of this process.
         """
-        shape, kind = _ALL_ARRAYS[name]
+        shape, kind = ALL_ARRAYS[name]
         count = int(np.prod(shape))
         offset = row * count * np.dtype(kind).itemsize
         return np.fromfile(self.folder / f"{name}.bin", kind, count, offset=offset).reshape(shape)
@@ -325,24 +242,6 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def hull_points(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Extreme pixel corners of a mask in 32 directions, (32, 2) as (x, y); NaN for an empty mask.
-
-    Their bounds under a rotation are the rotated object's tight box to within a few percent, at a fixed small size.
-    """
-    rows = np.flatnonzero(mask.any(1))
-    if len(rows) == 0:
-        return np.full((HULL_POINTS, 2), np.nan, np.float32)
-    # Only the first and last pixel of a row can be extreme.
-    first = mask[rows].argmax(1)
-    last = mask.shape[1] - 1 - mask[rows, ::-1].argmax(1)
-    columns, rows = np.concatenate([first - 0.5, last + 0.5]), np.concatenate([rows, rows])
-    points = np.concatenate([np.stack([columns, rows + dy], -1) for dy in (-0.5, 0.5)]).astype(np.float32)
-    angles = np.arange(HULL_POINTS) * (2 * np.pi / HULL_POINTS)
-    directions = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-    return points[(points @ directions).argmax(0)]
 
 
 def iterate_batches(
