@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULE_FOLDERS = [folder for folder in ("DBSAMSegment", "DBSAMTraining") if (ROOT / folder / "CMakeLists.txt").exists()]
 # For people and pip only. Under these names they would meet other extensions' files in Slicer's one resource folder.
-NOT_INSTALLED = {"Resources/requirements.txt", "Resources/Models/README.md"}
+NOT_INSTALLED = {"README.md", "Resources/requirements.txt", "Resources/Models/README.md"}
 
 
 def cmake_list(folder, name):
