@@ -32,7 +32,7 @@ def main() -> None:
     images = store.batch(chosen)["images"]
     order = np.random.default_rng(1).permutation(len(images))
     ways: dict[str, tuple[Callable[[Path, Any], None], Callable[[Path], Callable[[int], Any]]]] = {
-        "memory map": (_write_map, _open_map),
+        "flat file, a row at a time": (_write_flat, _open_flat),
         "npy files": (_write_npy, _open_npy),
         "npz files, compressed": (_write_npz, _open_npz),
         "zarr, one image a chunk, zstd": (_write_zarr, _open_zarr),
@@ -52,15 +52,15 @@ def main() -> None:
         shutil.rmtree(folder)
 
 
-def _write_map(folder: Path, images: Any) -> None:
+def _write_flat(folder: Path, images: Any) -> None:
     with (folder / "images.bin").open("wb") as file:
         for image in images:
             file.write(image.tobytes())
 
 
-def _open_map(folder: Path) -> Callable[[int], Any]:
-    array = np.memmap(folder / "images.bin", np.uint8, "r").reshape(-1, 256, 256, 3)
-    return lambda n: array[n].copy()
+def _open_flat(folder: Path) -> Callable[[int], Any]:
+    size = 256 * 256 * 3
+    return lambda n: np.fromfile(folder / "images.bin", np.uint8, size, offset=n * size).reshape(256, 256, 3)
 
 
 def _write_npy(folder: Path, images: Any) -> None:
