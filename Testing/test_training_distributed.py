@@ -58,6 +58,11 @@ def test_a_synchronized_batch_norm_alone_is_pytorchs():
     assert torch.equal(ours(images), theirs(images))
 
 
+def test_half_precision_on_a_cpu_is_refused_with_what_works():
+    with pytest.raises(SettingError, match="16-mixed needs a GPU: use bf16-mixed or 32-true"):
+        launch(tiny_recipe(run__precision="16-mixed").run)
+
+
 def test_a_batch_that_does_not_split_is_refused_with_a_size_that_does():
     with pytest.raises(SettingError, match=r"batch_size 5 does not split .* use a multiple of 2"):
         launch(tiny_recipe(run__batch_size=5, run__accumulate=2).run)

@@ -37,6 +37,8 @@ def launch(run: RunOptions) -> Fabric:
         )
     if accelerator == "cuda" and torch.cuda.device_count() < devices:
         raise SettingError(f"run.devices asks for {devices} GPUs, and this computer has {torch.cuda.device_count()}.")
+    if run.precision == "16-mixed" and accelerator == "cpu":
+        raise SettingError("run.precision 16-mixed needs a GPU: use bf16-mixed or 32-true on a CPU.")
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(run.deterministic)
