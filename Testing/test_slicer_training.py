@@ -99,7 +99,8 @@ def test_the_panel_trains_and_hands_over_the_weights(module, tmp_path):
         "decoder_mlp_dim: 16, iou_head_hidden_dim: 16}"
     )
     settings = [
-        tiny, "model.base=''", "data.superpixel_slices=[0, 0]", "run.steps=4", "run.batch_size=2", "run.validate_every=2",
+        tiny, "model.base=''", "data.superpixel_slices=[0, 0]", "run.steps=4", "run.batch_size=2",
+        "run.validate_every=2",
         "run.precision=32-true", "run.accelerator=cpu",
     ]  # fmt: skip
     volume, segmentation, _ = pair()

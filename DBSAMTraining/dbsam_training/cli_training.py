@@ -148,7 +148,7 @@ def _fit(options: argparse.Namespace) -> int:
     from dbsam.checkpoint_info import CheckpointError
     from dbsam_training.failures import TrainingError
     from dbsam_training.fit import fit
-    from dbsam_training.processes import is_first_process, wait_for
+    from dbsam_training.processes import launch
     from dbsam_training.recipes import load_recipe
     from dbsam_training.resume import StateError
 
@@ -156,14 +156,14 @@ def _fit(options: argparse.Namespace) -> int:
         raise ValueError("Give --store (from dbsam-train prepare) or --data.")
     recipe = load_recipe(options.config, overrides(options))
     stores: list[Path] = list(options.store or [])
+    fabric = launch(recipe.run)
     if options.data:
         stores.append(options.output / "store")
-        if is_first_process():
+        if fabric.is_global_zero:
             _fill(options, stores[-1], recipe.data)
-        else:
-            wait_for(stores[-1] / "store.json")
+        fabric.barrier()
     try:
-        fit(recipe, stores, options.output)
+        fit(recipe, stores, options.output, fabric)
     except (TrainingError, StateError, CheckpointError) as error:
         logger.error("%s", error)
         return 1

@@ -276,9 +276,9 @@ class Trainer:
         logger.info("going on from step %d of %d", self.step, self.steps)
 
 
-def fit(recipe: Recipe, stores: list[Path], folder: Path) -> Validation | None:
+def fit(recipe: Recipe, stores: list[Path], folder: Path, fabric: Fabric | None = None) -> Validation | None:
     """Train by a recipe, or go on with the run in `folder`; see `Trainer`."""
-    return Trainer(recipe, stores, folder).run()
+    return Trainer(recipe, stores, folder, fabric).run()
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,21 +62,3 @@ def _devices(wanted: str, accelerator: str) -> int:
     if wanted != "auto":
         return int(wanted)
     return torch.cuda.device_count() if accelerator == "cuda" else 1
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prepares what all of a run need, before they have met."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
-def wait_for(path: Path) -> None:
-    """Wait until the first process has made a file.
-
-    Raises:
-        TimeoutError: It does not appear for a day.
-    """
-    deadline = time.monotonic() + 86400
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} did not appear: see what became of the first process.")
-        time.sleep(1)
