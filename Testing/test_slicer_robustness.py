@@ -40,15 +40,15 @@ def cancel(stage, rng):
 
 
 def close_scene(stage, rng):
-    host.new_scene()
+    stage["scene"].Clear(False)
 
 
 def delete_volume(stage, rng):
-    slicer.mrmlScene.RemoveNode(stage["volume"])
+    stage["scene"].RemoveNode(stage["volume"])
 
 
 def delete_segmentation(stage, rng):
-    slicer.mrmlScene.RemoveNode(stage["segmentation"])
+    stage["scene"].RemoveNode(stage["segmentation"])
 
 
 def delete_segment(stage, rng):
@@ -56,7 +56,7 @@ def delete_segment(stage, rng):
 
 
 def delete_roi(stage, rng):
-    slicer.mrmlScene.RemoveNode(stage["roi"])
+    stage["scene"].RemoveNode(stage["roi"])
 
 
 def replace_model(stage, rng):
@@ -101,9 +101,8 @@ ACTIONS = (
 def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
 
-    host.start()
-    scene = host.new_scene()
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    scene = scenes.new_scene()
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
     rng = random.Random(7)
     runner = SegmentationRunner(scene, ThresholdSource())
     happened = dict.fromkeys(("written", "cancelled", "refused"), 0)
@@ -119,7 +118,14 @@ def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
 
             runner.writer.write(volume, segmentation, [SegmentMask("kept", kept, ((0, 31), (0, 31), (0, 11)))])
             roi = scenes.add_roi(scene, (15.5, 15.5, 5.5), (20, 20, 12))
-            stage = {"volume": volume, "segmentation": segmentation, "roi": roi, "runner": runner, "finished": []}
+            stage = {
+                "scene": scene,
+                "volume": volume,
+                "segmentation": segmentation,
+                "roi": roi,
+                "runner": runner,
+                "finished": [],
+            }
             nodes = scenes.node_names(scene)
             request = runner.request(volume, [roi], ["target"], segmentation)
             stage["job"] = runner.start(volume, segmentation, request, onFinished=stage["finished"].append)
@@ -181,7 +187,7 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     from DBSAMSegmentLib.ResultTimer import ResultTimer
     from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
 
-    scene = host.new_scene()
+    scene = scenes.new_scene()
     voxels = np.full((120, 256, 256), -500, np.int16)
     voxels[10:110, 64:192, 64:192] = 300
     volume = scenes.add_volume(scene, voxels)
