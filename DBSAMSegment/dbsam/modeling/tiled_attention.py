@@ -50,7 +50,7 @@ class TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of qkv and of the tables; each tile is computed again."""
         qkv, table_h, table_w, mixed = ctx.saved_tensors
         grad = grads[0]
@@ -100,7 +100,8 @@ class _Tiles:
 
     def choose(self, head: int) -> None:
         """Turn to a head."""
-        self.query, self.key, self.value = self._qkv[:, :, :, head].unbind(2)
+        # Matrix products in bfloat16 would copy strided operands for every tile.
+        self.query, self.key, self.value = self._qkv[:, :, :, head].permute(2, 0, 1, 3).contiguous().unbind(0)
         self._biases = [
             _by_key((self.query @ table.t()).contiguous(), self.grid_hw, side).flatten(1, 2)
             for side, table in enumerate(self._tables)
