@@ -48,6 +48,9 @@ class DBSAMConfig:
         decoder_mlp_dim: Hidden channels of the two-way transformer.
         iou_head_hidden_dim: Hidden channels of the predicted-IoU head.
         high_res_features: Whether the convolution branch's early maps are added while the mask decoder upscales.
+        decoder_refinement: Whether 3x3 convolutions follow each step of the mask decoder's upscaling.
+        full_res_channels: Channels of the convolution branch's map at its input's resolution, with which the decoder
+            upscales once more; 0 for SAM's logits at a quarter of the input's resolution.
         box_mask_prompt: Whether a box is also given to SAM's mask input, as its filled rectangle.
         pixel_norm: "sam" subtracts SAM's pixel mean and divides by its std; "region" standardises the input by the mean
             and standard deviation of its own pixels, so that brightness and contrast of a scanner drop out.
@@ -93,6 +96,8 @@ class DBSAMConfig:
     decoder_mlp_dim: int = 2048
     iou_head_hidden_dim: int = 256
     high_res_features: bool = False
+    decoder_refinement: bool = False
+    full_res_channels: int = 0
     box_mask_prompt: bool = False
     pixel_norm: Literal["sam", "region"] = "sam"
     input_region: Literal["pad", "stretch", "box"] = "stretch"
@@ -114,6 +119,8 @@ class DBSAMConfig:
             )
         if self.high_res_features and not (self.uses_conv_branch and len(self.conv_channels) >= 3):
             raise ValueError("high_res_features needs a convolution branch with at least three strided convolutions.")
+        if self.full_res_channels and not (self.high_res_features and len(self.conv_channels) == 3):
+            raise ValueError("full_res_channels needs high_res_features and three strided convolutions.")
 
     @property
     def grid_size(self) -> int:
@@ -121,9 +128,14 @@ class DBSAMConfig:
         return self.image_size // self.patch_size
 
     @property
-    def low_res_size(self) -> int:
-        """Side of the low-res logits: SAM's decoder upscales the token grid four times."""
+    def mask_prompt_size(self) -> int:
+        """Side of the prompt encoder's mask input: SAM's is four times the token grid."""
         return 4 * self.grid_size
+
+    @property
+    def low_res_size(self) -> int:
+        """Side of the low-res logits: SAM's decoder upscales the token grid four times, ours once more if asked to."""
+        return (8 if self.full_res_channels else 4) * self.grid_size
 
     @property
     def uses_conv_branch(self) -> bool:
@@ -192,6 +204,8 @@ _COMPACT = DBSAMConfig(
     decoder_mlp_dim=512,
     iou_head_hidden_dim=128,
     high_res_features=True,
+    decoder_refinement=True,
+    full_res_channels=16,
     box_mask_prompt=True,
     pixel_norm="region",
     input_region="box",

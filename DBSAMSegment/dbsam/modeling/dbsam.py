@@ -92,7 +92,7 @@ class DBSAM(nn.Module):
             boxes_xyxy: (N, 4) in input pixels, pixel centres at integers.
 
         Returns:
-            Low-res logits (N, 4 grid, 4 grid) and predicted IoU (N,).
+            Low-res logits (N, low_res_size, low_res_size) and predicted IoU (N,).
         """
         masks = self._filled_boxes(boxes_xyxy) if self.config.box_mask_prompt else None
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy, masks=masks)
@@ -104,8 +104,8 @@ class DBSAM(nn.Module):
         return self.decode(self.encode(images, valid), boxes_xyxy)
 
     def _filled_boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Share of each low-res cell that lies in the box, as (N, 1, 4 grid, 4 grid) between -1 and 1."""
-        cells = self.config.low_res_size
+        """Share of each cell of the mask prompt that lies in the box, as (N, 1, 4 grid, 4 grid) between -1 and 1."""
+        cells = self.config.mask_prompt_size
         step = self.config.image_size / cells
         edges = torch.arange(cells, device=boxes_xyxy.device, dtype=torch.float32) * step - 0.5
         x0, y0, x1, y1 = boxes_xyxy.float().unbind(1)

@@ -54,7 +54,8 @@ class DualBranchImageEncoder(ImageEncoderViT):
         self.bilateral = nn.ModuleDict()
         self.fusion: ViTConvFusion | None = None
         if config.uses_conv_branch:
-            self.conv_branch = ConvolutionBranch(config.conv_channels, dim, config.conv_stage_depth)
+            depth, full_res = config.conv_stage_depth, config.full_res_channels
+            self.conv_branch = ConvolutionBranch(config.conv_channels, dim, depth, full_res)
         if config.bilateral:
             ends = config.stage_ends
             heads, points, ratio = config.deformable_heads, config.deformable_points, config.feed_forward_ratio

@@ -8,15 +8,35 @@ import torch
 from segment_anything.modeling import MaskDecoder as SamMaskDecoder
 from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dbsam.modeling.config import DBSAMConfig
+from dbsam.modeling.convolution_branch import conv_norm_act
+
+
+class _Refinement(nn.Module):
+    """Two 3x3 convolutions on a residual branch, which is the identity before training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv_norm_act(channels, 2 * channels, 3),
+            nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        nn.init.zeros_(self.body[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
 
 
 class MaskDecoder(SamMaskDecoder):
     """segment_anything's decoder, which takes as many images as prompts or one image for all prompts.
 
     Same keys, same arithmetic. With `high_res_features` it adds a 1x1 projection of the convolution branch's maps at
-    two and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps.
+    two and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps; with
+    `full_res_channels` it upscales once more, to eight times the grid. `decoder_refinement` lets convolutions follow
+    each step.
     """
 
     def __init__(self, config: DBSAMConfig) -> None:
@@ -31,12 +51,18 @@ class MaskDecoder(SamMaskDecoder):
             ),
             iou_head_hidden_dim=config.iou_head_hidden_dim,
         )
-        self.high_res_projections: nn.ModuleList | None = None
+        self.full_res = config.full_res_channels > 0
+        self.high_res_projections = nn.ModuleList()
+        widths = [dim // 4, dim // 8]
         if config.high_res_features:
             finer, coarser = config.conv_channels[-3], config.conv_channels[-2]
-            self.high_res_projections = nn.ModuleList(
-                [nn.Conv2d(coarser, dim // 4, 1), nn.Conv2d(finer, dim // 8, 1)]
-            )
+            self.high_res_projections.extend([nn.Conv2d(coarser, widths[0], 1), nn.Conv2d(finer, widths[1], 1)])
+        if self.full_res:
+            widths.append(dim // 8)
+            self.high_res_projections.append(nn.Conv2d(config.full_res_channels, dim // 8, 1))
+        self.refinements = nn.ModuleList(
+            _Refinement(width) if config.decoder_refinement else nn.Identity() for width in widths
+        )
 
     def decode(
         self, image_embedding: Tensor, maps: Sequence[Tensor], image_pe: Tensor, sparse: Tensor, dense: Tensor
@@ -51,7 +77,7 @@ class MaskDecoder(SamMaskDecoder):
             dense: Dense prompt, (N, C, H, W).
 
         Returns:
-            Low-res logits (N, 4H, 4W) and the predicted IoU (N,).
+            Low-res logits (N, 4H, 4W), or (N, 8H, 8W) at full resolution, and the predicted IoU (N,).
         """
         prompts = sparse.shape[0]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -66,8 +92,14 @@ class MaskDecoder(SamMaskDecoder):
         return logits, self.iou_prediction_head(hidden[:, 0])[:, 0]
 
     def _upscale(self, source: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        if self.high_res_projections is None:
-            return self.output_upscaling(source)
         first, norm, act, second, last_act = self.output_upscaling
-        source = act(norm(first(source) + self.high_res_projections[0](maps[-1])))
-        return last_act(second(source) + self.high_res_projections[1](maps[-2]))
+        source = self.refinements[0](act(norm(first(source) + self._projected(0, maps))))
+        source = self.refinements[1](last_act(second(source) + self._projected(1, maps)))
+        if self.full_res:
+            source = F.interpolate(source, scale_factor=2, mode="bilinear", align_corners=False)
+            source = self.refinements[2](source + self._projected(2, maps))
+        return source
+
+    def _projected(self, step: int, maps: Sequence[Tensor]) -> Tensor | float:
+        """What the convolution branch adds at an upscaling step; its maps come with the highest resolution first."""
+        return self.high_res_projections[step](maps[-1 - step]) if self.high_res_projections else 0.0
