@@ -35,8 +35,15 @@ _SHOWN_KEYS = 3
 
 def sam_config(config: DBSAMConfig) -> DBSAMConfig:
     """The plain SAM inside a system: same sizes, nothing added."""
-    plain = {"channel_attention": "none", "bilateral": False, "fusion": False}
-    return replace(config, **plain, high_res_features=False, decoder_refinement=False, full_res_channels=0)
+    return replace(
+        config,
+        channel_attention="none",
+        bilateral=False,
+        fusion=False,
+        high_res_features=False,
+        decoder_refinement=False,
+        full_res_channels=0,
+    )
 
 
 def outline(config: DBSAMConfig) -> DBSAM:

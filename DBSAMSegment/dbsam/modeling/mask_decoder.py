@@ -19,12 +19,13 @@ class _Refinement(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)
         self.body = nn.Sequential(
             conv_norm_act(channels, 2 * channels, 3),
             nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            norm,
         )
-        nn.init.zeros_(self.body[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
