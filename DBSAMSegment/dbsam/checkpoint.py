@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dbsam.checkpoint_info import CheckpointError, CheckpointInfo, read_info, unreadable
@@ -95,8 +95,8 @@ def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        save_file(tensors, temporary, metadata=info.to_metadata())
-        with temporary.open("rb+") as stream:
+        with temporary.open("wb") as stream:  # safetensors' own files could be read by their owner alone
+            stream.write(save(tensors, metadata=info.to_metadata()))
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except SafetensorError as error:

@@ -49,7 +49,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "compact",
             "DB-SAM compact",
             "dbsam_compact.safetensors",
-            "Apache-2.0",
+            "CC-BY-NC-SA-4.0",
             "DB-SAM for 3D Slicer",
             shipped=True,
         ),
