@@ -47,7 +47,7 @@ def test_two_processes_with_half_the_batch_each_give_the_weights_of_one(tmp_path
     assert [row["loss"] for row in one_log] == pytest.approx([row["loss"] for row in two_log], abs=1e-3)
     assert one_log[0]["gradient_norm"] == pytest.approx(two_log[0]["gradient_norm"], rel=1e-5)
     scores = [read_log(tmp_path / name / "validation.csv")[0]["score"] for name in ("one", "two")]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert scores[0] == pytest.approx(scores[1], abs=5e-3)
 
 
 def test_a_synchronized_batch_norm_alone_is_pytorchs():
