@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_cases import tiny_recipe, tiny_store
+from training_cases import tiny_recipe, tiny_store, write_pictures
 
 from dbsam.checkpoint import load_checkpoint
 from dbsam.modeling.builder import build_model
@@ -22,6 +22,8 @@ from dbsam_training.averaging import averaged_copy, update_average
 from dbsam_training.export import ExportOptions, export_run
 from dbsam_training.failures import TrainingError
 from dbsam_training.fit import Trainer, fit
+from dbsam_training.nnunet import RawDataset
+from dbsam_training.prepare import prepare
 from dbsam_training.resume import CsvLog, StateError, read_log, read_state, write_state
 from dbsam_training.sampling import Sampler, learning_rate_at
 from dbsam_training.store import TrainingStore
@@ -191,8 +193,9 @@ def test_checkpointing_gives_the_same_gradients():
 
 
 def test_accumulated_parts_give_the_same_step_as_the_whole_batch(store, tmp_path):
-    # Batch norm sees the parts one by one, so the network here has no convolution branch.
-    settings = {**tiny_recipe().model.settings, "bilateral": False, "fusion": False, "high_res_features": False}
+    # Batch norm sees the parts one by one, so the network here is without.
+    without = {"bilateral": False, "fusion": False, "high_res_features": False, "decoder_refinement": False}
+    settings = {**tiny_recipe().model.settings, **without, "full_res_channels": 0}
     for accumulate in (1, 2):
         recipe = tiny_recipe(model__settings=settings, run__steps=3, run__accumulate=accumulate)
         fit(recipe, [store], tmp_path / str(accumulate))
@@ -240,6 +243,18 @@ def test_an_epoch_shows_every_sample_once(store):
     second = [int(sampler.batch(step)[0]) for step in range(count, 2 * count)]
     assert sorted(first) == sorted(second) == opened.indices("train").tolist()
     assert first != second
+
+
+def test_a_data_set_is_drawn_in_proportion_to_its_factor(tmp_path):
+    recipe = tiny_recipe(data__dataset_weights={"Dataset002_Rare": 0.25})
+    sources = [RawDataset(write_pictures(tmp_path / name, 6)) for name in ("Dataset001_Usual", "Dataset002_Rare")]
+    prepare(sources, tmp_path / "store", recipe.data)
+    opened = TrainingStore(tmp_path / "store")
+    sampler = Sampler(opened, recipe.data, batch_size=64, seed=0)
+    seen = np.concatenate([opened.dataset[sampler.batch(step)] for step in range(50)])
+    assert np.mean(seen == opened.dataset_names.index("Dataset002_Rare")) == pytest.approx(0.2, abs=0.03)
+    with pytest.raises(SettingError, match="Dataset002_Rare has -1"):
+        tiny_recipe(data__dataset_weights={"Dataset002_Rare": -1})
 
 
 def test_the_average_shares_frozen_weights_and_follows_the_others():

@@ -67,6 +67,7 @@ class DataOptions:
         sampling: "epochs": every sample once an epoch; "balanced": data sets in proportion to their size to the power
             `balance`, structures of a data set to the power 0.5, with replacement.
         balance: See `sampling`.
+        dataset_weights: Factors of the shares of single data sets, by name, with the sampling "balanced".
     """
 
     protocol: Literal["slices", "objects"] = "slices"
@@ -78,6 +79,12 @@ class DataOptions:
     superpixels_per_slice: int = 4
     sampling: Literal["epochs", "balanced"] = "epochs"
     balance: float = 0.5
+    dataset_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, factor in self.dataset_weights.items():
+            if not factor >= 0:
+                raise SettingError(f"data.dataset_weights: {name} has {factor!r}; give a factor of 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Sampler:
             raise ValueError(f"{store.folders[0]} has no training sample: prepare data with a training split.")
         self._ends: NDArray[np.float64] | None = None
         if data.sampling == "balanced":
-            self._ends = np.cumsum(sampling_weights(store, self.indices, data.balance))
+            self._ends = np.cumsum(sampling_weights(store, self.indices, data))
         elif batch_size > len(self.indices):
             raise ValueError(
                 f"run.batch_size {batch_size} exceeds the {len(self.indices)} training samples: lower it, or use "
@@ -66,8 +66,8 @@ class Sampler:
         return np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.indices))
 
 
-def sampling_weights(store: TrainingStore, indices: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Probability of each sample: data sets by size**balance, structures inside a data set by size**0.5."""
+def sampling_weights(store: TrainingStore, indices: NDArray[np.int64], data: DataOptions) -> NDArray[np.float64]:
+    """Probability of each sample: data sets by size**balance and factor, structures of a data set by size**0.5."""
     dataset = store.dataset[indices].astype(np.int64)
     pair = dataset * len(store.structure_names) + store.structure[indices]
     pairs, group, group_size = np.unique(pair, return_inverse=True, return_counts=True)
@@ -76,7 +76,8 @@ def sampling_weights(store: TrainingStore, indices: NDArray[np.int64], balance: 
     set_size = np.bincount(dataset, minlength=count)
     roots = np.sqrt(group_size)
     share = np.bincount(dataset_of_pair, roots, minlength=count)
-    pair_weight = set_size[dataset_of_pair] ** balance * roots / share[dataset_of_pair] / group_size
+    set_weight = set_size**data.balance * np.array([data.dataset_weights.get(n, 1.0) for n in store.dataset_names])
+    pair_weight = set_weight[dataset_of_pair] * roots / share[dataset_of_pair] / group_size
     weights = pair_weight[group]
     return np.asarray(weights / weights.sum())
 
