@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dbsam_training.cli import main
 from dbsam_training.recipes import load_recipe, recipe_names
 from dbsam_training.strict import SettingError
 
@@ -107,3 +108,10 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("extends: a\n")
     with pytest.raises(SettingError, match="extends itself"):
         load_recipe(tmp_path / "a.yaml")
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "dbsam_training.recipes")
+    assert main(["recipes"]) == 1
+    assert "the package yaml is missing: pip install 'dbsam[train]'" in capsys.readouterr().err

@@ -34,6 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        print(
+            f"dbsam-train {options.command}: the package {error.name} is missing: pip install 'dbsam[train]', and "
+            "'dbsam[dicom]' for DICOM SEG and RTSTRUCT.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
     except DownloadError as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_FAILED
