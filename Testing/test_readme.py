@@ -24,7 +24,9 @@ needs_weights = pytest.mark.skipif(find_weights("compact") is None, reason="no c
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    """The code blocks outside the section on Slicer, whose test is test_slicer_readme.py."""
+    text = re.sub(r"^## In Slicer$.*?(?=^## )", "", README, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Batches import BatchCase, runBatch, runSequence
 from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
-from slicer_predictor import ThresholdPredictor, ThresholdSource
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 from dbsam.progress import Cancelled, CancelToken
 
@@ -29,7 +29,7 @@ def scene():
 
 @pytest.fixture
 def runner(scene):
-    result = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor(size=32)))
+    result = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", size=32)))
     yield result
     result.close()
 

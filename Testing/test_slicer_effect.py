@@ -1,7 +1,5 @@
 """The Segment Editor effect, run in the stand-in of Slicer's application."""
 
-import gc
-
 import numpy as np
 import pytest
 
@@ -11,11 +9,7 @@ import host
 import slicer
 import slicer_scene as scenes
 import vtk
-from slicer_predictor import ThresholdPredictor, ThresholdSource
-
-# The stand-in's parameter nodes leave observers behind whose callbacks the garbage collector would free while VTK still
-# calls them.
-gc.disable()
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 
 @pytest.fixture
@@ -33,7 +27,7 @@ def stage():
     block[3:9, 10:28, 12:34] = True
     volume = scenes.add_volume(scene, np.where(block, 300, -500).astype(np.int16))
     segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
-    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor(size=48)))
+    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", size=48)))
     adaptor = host.activate_effect("DB-SAM", segmentation, volume, "target")
     effect = adaptor.self()
     effect.setRunner(runner)

@@ -117,9 +117,8 @@ def test_modules_and_self_tests_run_from_one_flat_folder_without_the_checkout(tm
         shutil.copy(ROOT / "DBSAMSegment" / name, target)
     shutil.copytree(ROOT / "Testing" / "host", tmp_path / "stand-in" / "host")
     code = f"""
-        import gc, sys
+        import sys
         from pathlib import Path
-        gc.disable()
         checkout = {str(ROOT)!r}
         sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
         sys.path = [{str(tmp_path / "stand-in")!r}, {str(installed)!r}] + [p for p in sys.path if checkout not in p]

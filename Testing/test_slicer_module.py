@@ -1,6 +1,5 @@
 """The module's panel, run in the stand-in of Slicer's application."""
 
-import gc
 import subprocess
 import sys
 import textwrap
@@ -14,14 +13,9 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from slicer_predictor import ThresholdPredictor, ThresholdSource
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 SHAPE = (12, 40, 48)
-
-
-# The stand-in's parameter nodes leave observers behind whose callbacks the garbage collector would free while VTK still
-# calls them.
-gc.disable()
 
 
 @pytest.fixture
@@ -31,7 +25,7 @@ def panel():
     host.new_scene()
     widget = host.open_module("DBSAMSegment")
     runner = widget.logic.runner
-    runner.predictors = ThresholdSource(ThresholdPredictor(size=48))
+    runner.predictors = ThresholdSource(ThresholdPredictor("slice", size=48))
     runner._engine = None
     yield widget
     host.close_module("DBSAMSegment")
@@ -193,7 +187,7 @@ def test_unloading_the_module_in_the_middle_of_a_run_is_safe():
     host.start()
     host.new_scene()
     widget = host.open_module("DBSAMSegment")
-    widget.logic.runner.predictors = ThresholdSource(ThresholdPredictor(0.2, 48))
+    widget.logic.runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48, seconds_per_slice=0.2))
     widget.logic.runner._engine = None
     node = parameters(widget)
     node.volume, node.rois = block_volume(), [block_roi()]
@@ -318,10 +312,10 @@ def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
     node.volume, node.rois, node.axis = block_volume(), [block_roi()], "K"
     predictor = panel.logic.runner.predictors.predictor
     node.prefetch = True
-    assert host.process_events(10, lambda: predictor.encoded > 0 and not panel.logic.runner.thread.busy)
-    prepared = predictor.encoded
+    assert host.process_events(10, lambda: predictor.encoded_slices > 0 and not panel.logic.runner.thread.busy)
+    prepared = predictor.encoded_slices
     apply(panel)
-    assert predictor.encoded == prepared
+    assert predictor.encoded_slices == prepared
     assert panel.panel.result._report.cacheHits > 0
 
 

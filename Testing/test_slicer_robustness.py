@@ -1,6 +1,5 @@
 """Interruptions at random moments, and how long the main thread is held up."""
 
-import gc
 import os
 import random
 import time
@@ -13,11 +12,9 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from slicer_predictor import ThresholdPredictor, ThresholdSource
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 # See test_slicer_module.
-gc.disable()
-
 SHAPE = (12, 32, 32)
 LONGEST_PAUSE_SECONDS = 0.05
 
@@ -60,7 +57,9 @@ def delete_roi(stage, rng):
 
 
 def replace_model(stage, rng):
-    stage["runner"].predictors.predictor = ThresholdPredictor(0.003, 32, signature=f"other {rng.random()}")
+    stage["runner"].predictors.predictor = ThresholdPredictor(
+        "slice", 32, seconds_per_slice=0.003, name=f"other {rng.random()}"
+    )
 
 
 def second_run(stage, rng):
@@ -109,7 +108,7 @@ def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     try:
         for number in range(200):
             action = ACTIONS[number % len(ACTIONS)]
-            runner.predictors.predictor = ThresholdPredictor(0.003, 32, signature=f"run {number}")
+            runner.predictors.predictor = ThresholdPredictor("slice", 32, seconds_per_slice=0.003, name=f"run {number}")
             volume = block_volume(scene)
             segmentation = scenes.add_segmentation(scene, volume, ["target", "other", "kept"])
             kept = np.zeros(SHAPE, bool)
@@ -193,7 +192,7 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     volume = scenes.add_volume(scene, voxels)
     segmentation = scenes.add_segmentation(scene, volume, ["target"])
     roi = scenes.add_roi(scene, (127.5, 127.5, 59.5), (140, 140, 110))
-    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor(0.01, 256)))
+    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", 256, seconds_per_slice=0.01)))
     timer = ResultTimer(runner.thread)
     finished, pauses, work, last = [], [], [], [time.perf_counter(), time.thread_time()]
     watch = qt.QTimer()
@@ -237,7 +236,9 @@ def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_und
     segmentation = scenes.add_segmentation(scene, volume, ["target"])
     roi = scenes.add_roi(scene, (249.5, 249.5, 129.5), (160, 120, 60))
     limit = 3 * 2**20
-    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor(0, 256)), cacheBytes=limit)
+    runner = SegmentationRunner(
+        scene, ThresholdSource(ThresholdPredictor("slice", 256, seconds_per_slice=0)), cacheBytes=limit
+    )
     try:
         request = runner.request(volume, [roi], ["target"], segmentation, axis="K")
         report = runner.segment(volume, segmentation, request)

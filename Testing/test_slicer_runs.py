@@ -8,7 +8,7 @@ pytest.importorskip("dbsam.volume")
 import slicer_scene as scenes
 from DBSAMSegmentLib.Runs import warningsOf
 from DBSAMSegmentLib.SegmentationRunner import SegmentationError, SegmentationRunner
-from slicer_predictor import ThresholdPredictor, ThresholdSource
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 from dbsam.progress import Cancelled, CancelToken
 
@@ -28,7 +28,7 @@ def scene():
 
 @pytest.fixture
 def runner(scene):
-    source = ThresholdSource(ThresholdPredictor(size=50))
+    source = ThresholdSource(ThresholdPredictor("slice", size=50))
     result = SegmentationRunner(scene, source)
     yield result
     result.close()
@@ -107,9 +107,9 @@ def test_embeddings_serve_the_next_prompt(scene, runner):
     segmentation = scenes.add_segmentation(scene, volume)
     roi = roi_around_block(scene)
     run(runner, volume, [roi], segmentation)
-    encoded = runner.predictors.predictor.encoded
+    encoded = runner.predictors.predictor.encoded_slices
     report = run(runner, volume, [roi], segmentation)
-    assert runner.predictors.predictor.encoded == encoded
+    assert runner.predictors.predictor.encoded_slices == encoded
     assert report.cacheHits > 0
 
 
@@ -124,12 +124,12 @@ def test_cancelling_changes_nothing_and_takes_effect_within_one_slice(scene, run
     def stop(step):
         if step.done >= 2 and not seen:
             cancel.cancel()
-            seen.append(predictor.encoded)
+            seen.append(predictor.encoded_slices)
 
     before = scenes.node_count(scene)
     with pytest.raises(Cancelled):
         run(runner, volume, [roi_around_block(scene)], segmentation, progress=stop, cancel=cancel)
-    assert predictor.encoded <= seen[0] + 1
+    assert predictor.encoded_slices <= seen[0] + 1
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
     assert not runner.writer.canUndo(segmentation)
     assert scenes.node_count(scene) == before + 1  # the ROI of this test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,8 +37,13 @@ class ThresholdPredictor:
         threshold: Grey level from which the middle channel is inside.
         channels: What grey slices are made of.
         predicted_iou: What the "decoder" says of a mask.
-        encoded: The batches so far: middle grey levels of the images, and regions.
+        encoded: The batches so far: images and regions.
+        decoded: The boxes so far.
         before_encode: Called at each batch.
+        name: Part of the signature; another name stands for other weights.
+        seconds_per_slice: How long a slice takes to encode.
+        fail_at: Number of encoded slices after which `error` is raised.
+        threads: Names of the threads that encoded.
     """
 
     sees: Literal["box", "slice"] = "box"
@@ -47,10 +54,15 @@ class ThresholdPredictor:
     encoded: list[list[tuple[NDArray[np.uint8], Region]]] = field(default_factory=list)
     decoded: list[NDArray[np.float64]] = field(default_factory=list)
     before_encode: Callable[[], None] = lambda: None
+    name: str = "threshold"
+    seconds_per_slice: float = 0.0
+    fail_at: int | None = None
+    error: BaseException = field(default_factory=lambda: RuntimeError("the network failed"))
+    threads: set[str] = field(default_factory=set)
 
     @property
     def signature(self) -> str:
-        return f"threshold-{self.threshold}-{self.size}"
+        return f"{self.name}-{self.threshold}-{self.size}"
 
     @property
     def encoded_slices(self) -> int:
@@ -71,11 +83,17 @@ class ThresholdPredictor:
 
     def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> list[Crop]:
         self.before_encode()
-        self.encoded.append(list(zip(images, regions, strict=True)))
-        return [
-            Crop(resample_slice(image, region, self.size)[0], region)
-            for image, region in zip(images, regions, strict=True)
-        ]
+        self.threads.add(threading.current_thread().name)
+        batch: list[tuple[NDArray[np.uint8], Region]] = []
+        self.encoded.append(batch)
+        crops = []
+        for image, region in zip(images, regions, strict=True):
+            if self.fail_at is not None and self.encoded_slices >= self.fail_at:
+                raise self.error
+            time.sleep(self.seconds_per_slice)
+            crops.append(Crop(resample_slice(image, region, self.size)[0], region))
+            batch.append((image, region))
+        return crops
 
     def decode(self, embedding: Crop, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
         boxes = embedding.region.boxes_to_input(boxes_xyxy, self.size)
@@ -89,3 +107,19 @@ class ThresholdPredictor:
             ious.append(self.predicted_iou(logit > 0))
         self.decoded += list(np.asarray(boxes_xyxy, dtype=np.float64))
         return DecodedMasks(np.stack(logits), np.array(ious, np.float32))
+
+
+class ThresholdSource:
+    """Gives one predictor for every model, as the Slicer side's source of networks; counts what it is asked for."""
+
+    def __init__(self, predictor: ThresholdPredictor | None = None) -> None:
+        self.predictor = predictor or ThresholdPredictor("slice")
+        self.asked: list[tuple[str, str]] = []
+        self.cleared = 0
+
+    def __call__(self, model: str, device: str, cancel: object) -> ThresholdPredictor:
+        self.asked.append((model, device))
+        return self.predictor
+
+    def clear(self) -> None:
+        self.cleared += 1

@@ -57,7 +57,7 @@ class WeightsDialog(qt.QDialog):
         layout.addWidget(self.progressBar)
         layout.addWidget(self.statusLabel)
         layout.addLayout(row)
-        self.resize(820, 320)
+        self.resize(900, 360)
         self.refresh()
 
     def refresh(self) -> None:

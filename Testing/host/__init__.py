@@ -129,10 +129,10 @@ def raise_slot_errors() -> None:
         raise error
 
 
-def grab(widget: Any, path: Path | str, width: int | None = None) -> Path:
-    """Write a picture of a widget to a PNG file, as tall as the widget asks for."""
+def grab(widget: Any, path: Path | str, width: int | None = None, height: int | None = None) -> Path:
+    """Write a picture of a widget to a PNG file; without a height, as tall as the widget asks for."""
     hint = widget.sizeHint
-    widget.resize(width or max(hint.width(), 420), hint.height())
+    widget.resize(width or max(hint.width(), 420), height or hint.height())
     widget.setAttribute(PySide6.QtCore.Qt.WidgetAttribute.WA_DontShowOnScreen)
     widget.show()
     process_events()

@@ -151,6 +151,7 @@ class qSlicerModuleManager(host_class(QtCore.QObject)):
     def __init__(self, application_logic: Any, scene: Any) -> None:
         super().__init__()
         self._modules: dict[str, Any] = {}
+        self._unloaded: list[Any] = []
         for name, class_name in CORE_MODULES.items():
             logic = getattr(slicer, class_name)()
             application_logic.SetModuleLogic(name, logic)
@@ -177,7 +178,8 @@ class qSlicerModuleManager(host_class(QtCore.QObject)):
 
     def _unload(self, name: str) -> None:
         emit(self, "moduleAboutToBeUnloaded(QString)", name)
-        del self._modules[name]
+        # Kept, as PySide deletes a tree of widgets in another order than Slicer does, and a later event then crashes.
+        self._unloaded.append(self._modules.pop(name))
         for attribute in (name.lower(), f"{name}Widget"):
             slicer.modules.__dict__.pop(attribute, None)
 
