@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := Resources/Sample
 
-.PHONY: demo test setup clean help
+.PHONY: demo test screenshots setup clean help
 
 help:
 	@echo "make demo   segment the sample phantom: output/segmentation.seg.nrrd, output/overlay.png, DSC against the truth"
 	@echo "make test   style, types and all tests"
+	@echo "make screenshots  the pictures of README and tutorial, rendered anew"
 	@echo "make setup  only the environment in $(VENV)"
 	@echo "make clean  remove $(VENV) and output/"
 
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: name one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,test,slicer-test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -34,6 +35,9 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+screenshots: $(STAMP)
+	$(BIN)/python Testing/render_screenshots.py
 
 clean:
 	rm -rf $(VENV) output

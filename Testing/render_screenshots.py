@@ -42,7 +42,7 @@ def render(folder: Path) -> list[Path]:
         scene.Clear(0)
         host.process_events()
         volumeNode, roiNode = segmentCase(widget, *CASES[name])
-        pictures.append(renderResult(widget, name, folder / f"result_{name}.png"))
+        pictures.append(renderResult(widget, folder / f"result_{name}.png"))
     pictures.append(host.grab(widget.parent, folder / "module.png", 480))
 
     segmentationNode = widget.logic.getParameterNode().segmentation
@@ -85,20 +85,21 @@ def segmentCase(widget: Any, volume: str, roi: str) -> tuple[Any, Any]:
     return volumeNode, roiNode
 
 
-def renderResult(widget: Any, name: str, path: Path) -> Path:
-    """The result's contour and its box on the middle slices."""
-    from dbsam.io import read_volume, write_png
-    from dbsam.markups import read_roi
+def renderResult(widget: Any, path: Path) -> Path:
+    """The result's contour and its box on the middle slices, in the grid that Slicer read the volume into."""
+    from DBSAMSegmentLib.Geometry import roiBox, snapshotVolume
+
+    from dbsam.io import write_png
     from dbsam.overlay import render_overlay
     from dbsam.segmentation import Segment
 
     parameters = widget.logic.getParameterNode()
     segmentId = parameters.segmentation.GetSegmentation().GetNthSegmentID(0)
     result = widget.logic.runner.lastResult(parameters.segmentation, segmentId)
-    volume, roi = CASES[name]
-    markup = read_roi(SAMPLE / roi)[0]
-    segment = Segment.from_result(markup.name, result)
-    write_png(path, render_overlay(read_volume(SAMPLE / volume), [segment], [markup.box], result.intensity.apply))
+    volume = snapshotVolume(parameters.volume).copy()
+    box = roiBox(parameters.rois[0], parameters.volume)
+    segment = Segment.from_result(parameters.rois[0].GetName(), result)
+    write_png(path, render_overlay(volume, [segment], [box], result.intensity.apply))
     return path
 
 

@@ -358,12 +358,16 @@ def test_the_preview_of_one_slice_writes_nothing(scene, runner):
     assert runner.preview(request, 19, done.append) is None
 
 
-def test_an_estimate_exists_once_slices_were_timed(scene, runner):
+def test_the_estimate_is_a_usual_pace_until_slices_were_timed(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
     runner.predictors.predictor.seconds_per_slice = 0.01
-    request = runner.request(volume, [roi_around_block(scene)], None, segmentation, axis="K")
-    assert runner.estimateSeconds(request) is None
+    request_roi = roi_around_block(scene)
+    request = runner.request(volume, [request_roi], None, segmentation, axis="K", device="cpu")
+    usual = runner.estimateSeconds(request)
+    assert usual == pytest.approx(0.3 * 14)  # the box cuts K-slices 2 to 15
+    large = runner.request(volume, [request_roi], None, segmentation, axis="K", model="sam", device="cpu")
+    assert runner.estimateSeconds(large) == pytest.approx(8 * 14)
     runner.segment(volume, segmentation, request)
     assert 0.1 < runner.estimateSeconds(request) < 5
 

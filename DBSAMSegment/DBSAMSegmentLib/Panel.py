@@ -180,8 +180,7 @@ class Panel(VTKObservationMixin):
         parameters, roiNodes = self._parameters, self.rois()
         segmentationNode = parameters.segmentation
         request = self._request(roiNodes)
-        estimate = self.logic.runner.estimateSeconds(request)
-        if estimate is not None and not confirm(estimate):
+        if not confirm(self.logic.runner.estimateSeconds(request)):
             return None
         if segmentationNode is None:
             segmentationNode = newSegmentation(parameters.volume)

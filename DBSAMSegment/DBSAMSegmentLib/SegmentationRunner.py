@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import slicer
 
-from .Geometry import GeometryError, displayedWindow, nodeName, roiBox, snapshotVolume, volumeIdentity
+from .Geometry import displayedWindow, nodeName, roiBox, snapshotVolume, volumeIdentity
 from .InferenceThread import InferenceThread, Job, Priority
-from .Predictors import PredictorSource, freeGpuMemory, isOutOfMemory
+from .Pace import usualSecondsPerSlice
+from .Predictors import PredictorSource
 from .Requests import KeyBoxes, RunPrompt, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
 from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
+from .RunErrors import SegmentationError, explainedError
+from .SceneEvents import observeNodes
 from .SegmentWriter import SegmentMask, SegmentWriter
+from .Tokens import newCancelToken
 
 if TYPE_CHECKING:
     from dbsam.progress import CancelToken, Progress
@@ -23,10 +27,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 1024 * 2**20
 AS_DISPLAYED = "displayed"
-
-
-class SegmentationError(RuntimeError):
-    """A run that could not be finished; nothing was changed, and the message says what to do."""
 
 
 class SegmentationRunner:
@@ -56,7 +56,7 @@ class SegmentationRunner:
         self._secondsPerSlice: dict[tuple[str, str], float] = {}
         self._observations = [
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose),
-            _observeNodes(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
+            observeNodes(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
         ]
 
     def close(self) -> bool:
@@ -146,7 +146,7 @@ class SegmentationRunner:
                         volumeNode, segmentationNode, request, job.result, mode, editorNode, redoOnly
                     )
                 except Exception as error:
-                    job.error = self._explained(error)
+                    job.error = explainedError(error, self.cache)
             if job.error is not None:
                 job.result = None
             if onFinished is not None:
@@ -271,7 +271,7 @@ class SegmentationRunner:
         def finish(job: Job) -> None:
             self._jobNodes.pop(job, None)
             if job.error is not None:
-                job.error = self._explained(job.error)
+                job.error = explainedError(job.error, self.cache)
             onFinished(job)
 
         token = cancel if cancel is not None else newCancelToken()
@@ -302,10 +302,12 @@ class SegmentationRunner:
                 " Run again."
             )
 
-    def estimateSeconds(self, request: RunRequest) -> float | None:
-        """Expected time of a run from the slices computed so far with this model and device; None if none were."""
+    def estimateSeconds(self, request: RunRequest) -> float:
+        """Expected time of a run: from the slices computed so far with this model and device, else a usual pace."""
         perSlice = self._secondsPerSlice.get((request.model, request.device))
-        return None if perSlice is None else perSlice * sliceCount(request)
+        if perSlice is None:
+            perSlice = usualSecondsPerSlice(request.model, request.device)
+        return perSlice * sliceCount(request)
 
     def lastResult(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> Any:
         """The VolumeSegmentation that was last written to a segment; None without one."""
@@ -364,21 +366,6 @@ class SegmentationRunner:
             logger.warning(warning)
         return report
 
-    def _explained(self, error: BaseException) -> BaseException:
-        """What the user is told; memory is freed where it was full, so that the next run needs no restart."""
-        if isOutOfMemory(error):
-            self.cache.clear()
-            freeGpuMemory()
-            return SegmentationError(
-                "The memory was full, so the run was stopped and nothing was changed. Cached embeddings were freed: run"
-                f" again, or choose the device cpu or the model compact. ({type(error).__name__}: {error})"
-            )
-        if isinstance(error, (SegmentationError, GeometryError)):
-            return error
-        if isinstance(error, (ValueError, OSError, RuntimeError)):
-            return SegmentationError(str(error)).with_traceback(error.__traceback__)
-        return error
-
     def _onSceneStartClose(self, *_: Any) -> None:
         self.thread.cancelAll()
         self.writer.forget()
@@ -394,20 +381,3 @@ class SegmentationRunner:
             self.writer.forget(node.GetID())
             for key in [key for key in self._lastResults if key[0] == node.GetID()]:
                 del self._lastResults[key]
-
-
-def newCancelToken() -> CancelToken:
-    """A token of the library, which is imported at first use."""
-    from dbsam.progress import CancelToken
-
-    return CancelToken()
-
-
-def _observeNodes(scene: slicer.vtkMRMLScene, event: int, callback: Callable[[slicer.vtkMRMLNode], None]) -> int:
-    import vtk
-
-    def observer(caller: slicer.vtkMRMLScene, eventId: str, node: slicer.vtkMRMLNode) -> None:
-        callback(node)
-
-    observer.CallDataType = vtk.VTK_OBJECT
-    return scene.AddObserver(event, observer)

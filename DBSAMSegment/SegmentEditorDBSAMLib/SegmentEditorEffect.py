@@ -222,7 +222,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _startRoi(self):
         from DBSAMSegmentLib.Packages import ensurePackages
-        from DBSAMSegmentLib.SegmentationRunner import newCancelToken
+        from DBSAMSegmentLib.Tokens import newCancelToken
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
             return
