@@ -9,6 +9,7 @@ import host
 import slicer
 import slicer_scene as scenes
 import vtk
+from DBSAMSegmentLib.SegmentWriter import SegmentMask
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 
@@ -176,3 +177,41 @@ def test_the_modules_own_self_test_passes(stage):
     import sys
 
     sys.modules["SegmentEditorDBSAM"].SegmentEditorDBSAMTest().runTest()
+
+
+@pytest.mark.parametrize("overwrite", ["all", "none"])
+@pytest.mark.parametrize("outside", [False, True], ids=["everywhere", "outside all segments"])
+@pytest.mark.parametrize("limits", [None, (100, 2000)], ids=["all intensities", "bright only"])
+def test_masking_and_overwriting_are_slicers_rules(stage, overwrite, outside, limits):
+    _, volume, segmentation, block, effect, runner = stage
+    other = np.zeros(block.shape, bool)
+    other[5, 12:18, 20:36] = True
+    runner.writer.write(volume, segmentation, [SegmentMask("other", other, ((0, 47), (0, 39), (0, 11)))])
+    node = effect.scriptedEffect.parameterSetNode()
+    if outside:
+        node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    node.SetOverwriteMode(node.OverwriteAllSegments if overwrite == "all" else node.OverwriteNone)
+    node.SetSourceVolumeIntensityMask(limits is not None)
+    if limits is not None:
+        node.SetSourceVolumeIntensityMaskRange(*limits)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    result, _ = effect._preview
+    expected = result.labelmap_KJI() > 0
+    if outside:
+        expected &= ~other
+    if limits is not None:
+        expected &= block
+    effect.onApply()
+    np.testing.assert_array_equal(segment(segmentation), expected)
+    np.testing.assert_array_equal(segment(segmentation, "other"), other & ~expected if overwrite == "all" else other)
+
+
+def test_weights_of_ones_own_can_be_named(stage):
+    _, _, _, _, effect, runner = stage
+    effect.scriptedEffect.setParameter("Model", "/somewhere/own.safetensors")
+    effect.updateGUIFromMRML()
+    assert effect.options.combos["Model"].currentText == "/somewhere/own.safetensors"
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    assert runner.predictors.asked[-1][0] == "/somewhere/own.safetensors"

@@ -14,8 +14,8 @@ from .InferenceThread import InferenceThread, Job, Priority
 from .Pace import usualSecondsPerSlice
 from .Predictors import PredictorSource
 from .Requests import KeyBoxes, RunPrompt, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
-from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .RunErrors import SegmentationError, explainedError
+from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .SceneEvents import observeNodes
 from .SegmentWriter import SegmentMask, SegmentWriter
 from .Tokens import newCancelToken

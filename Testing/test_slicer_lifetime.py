@@ -1,0 +1,80 @@
+"""Several parameter nodes at once, the application's quit and a module's reload in the middle of a run."""
+
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer")
+pytest.importorskip("host", reason="needs slicer-core and PySide6")
+import host
+import slicer
+import slicer_scene as scenes
+from threshold_predictor import ThresholdPredictor, ThresholdSource
+
+SHAPE = (12, 40, 48)
+
+
+@pytest.fixture
+def running():
+    """The module in the middle of a slow run; its runner and segmentation."""
+    host.start()
+    host.new_scene()
+    widget = host.open_module("DBSAMSegment")
+    runner = widget.logic.runner
+    runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48, seconds_per_slice=0.2))
+    runner._engine = None
+    voxels = np.full(SHAPE, -500, np.int16)
+    voxels[3:9, 10:28, 12:34] = 300
+    node = widget.logic.getParameterNode()
+    node.volume = scenes.add_volume(slicer.mrmlScene, voxels)
+    node.rois = [scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (26, 22, 10))]
+    node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume)
+    widget.ui.applyButton.click()
+    host.process_events(0.3)
+    assert widget.panel.run.job is not None
+    yield widget, runner, node.segmentation
+    host.close_module("DBSAMSegment")
+    host.new_scene()
+
+
+def test_quitting_the_application_in_the_middle_of_a_run_ends_the_thread_and_writes_nothing(running):
+    _, runner, segmentation = running
+    slicer.app.aboutToQuit.emit()
+    host.process_events(0.3)
+    assert not runner.thread.busy
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
+
+
+def test_reloading_the_module_in_the_middle_of_a_run_ends_it_and_writes_nothing(running):
+    widget, runner, segmentation = running
+    widget.cleanup()
+    host.process_events(0.3)
+    assert not runner.thread.busy
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
+
+
+def test_several_parameter_nodes_live_in_one_scene_and_are_right_after_reloading(tmp_path):
+    host.start()
+    scene = host.new_scene()
+    host.open_module("DBSAMSegment")
+    Parameters = sys.modules["DBSAMSegment"].DBSAMSegmentParameterNode
+    settings = {"first": ("sam", "I", "box", "[1]"), "second": ("own.safetensors", "K", "track", "[2]")}
+    for name, values in settings.items():
+        node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
+        parameters = Parameters(node)
+        parameters.model, parameters.axis, parameters.strategy, parameters.keyBoxes = values
+        parameters.rois = [scenes.add_roi(scene, (1, 2, 3), (4, 5, 6), f"{name} box")]
+    path = str(tmp_path / "scene.mrml")
+    scene.SetURL(path)
+    scene.SetRootDirectory(str(tmp_path))
+    scene.Commit(path)
+    host.new_scene()
+    scene.SetURL(path)
+    scene.Import()
+    for name, values in settings.items():
+        parameters = Parameters(scene.GetFirstNodeByName(name))
+        assert (parameters.model, parameters.axis, parameters.strategy, parameters.keyBoxes) == values
+        assert [roi.GetName() for roi in parameters.rois] == [f"{name} box"]
+    host.close_module("DBSAMSegment")
+    host.new_scene()
