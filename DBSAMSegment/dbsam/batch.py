@@ -11,9 +11,12 @@ import csv
 import hashlib
 import json
 import logging
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ from dbsam.progress import Cancelled
 from dbsam.segmentation import atomic_path
 
 if TYPE_CHECKING:
+    from dbsam.cluster import Workers
     from dbsam.download import ProgressCallback
     from dbsam.predictor import SlicePredictor
     from dbsam.progress import CancelToken
@@ -119,36 +123,52 @@ def run_batch(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     on_case: Callable[[int, Case, str], None] | None = None,
+    workers: Workers | None = None,
 ) -> BatchSummary:
     """Do every case that is not done yet.
 
     Args:
         cases: The cases, see `read_manifest`.
         state_path: Where to remember what was done; written after every case.
-        get_predictor: Returns the model; not called when nothing is left to do.
+        get_predictor: Returns the model; not called when nothing is left to do. For workers it can be pickled, and each
+            calls it once.
         model: Name or path of the model.
         find_model: Returns its file, by which another model is noticed, or None where it is not on this computer yet.
-        progress: Called with the steps of each case.
+        progress: Called with the steps of each case, where this process does them.
         cancel: Ends the batch; a later run continues it.
         on_case: Called after each case with its number (from 0), the case, and "done", "skipped" or what went wrong.
+        workers: Processes that do the cases instead of this one. They see the same files; only this one writes the
+            state.
 
     Raises:
+        ClusterError: The workers cannot be used, or were lost.
         CheckpointError: The model's weights cannot be used; no case could be done.
         DownloadError: They could not be fetched.
         Cancelled: `cancel` was cancelled.
     """
     state = _read_state(state_path)
     summary = BatchSummary()
-    for number, case in enumerate(cases):
-        key = str(case.output)
-        fingerprint = _fingerprint(case, model, find_model())
-        record = state.get(key, {})
-        if record.get("fingerprint") == fingerprint and record.get("status") == "done" and _written(case):
-            summary.skipped.append(key)
-            outcome = "skipped"
-        else:
+
+    def left() -> Iterator[tuple[int, Case]]:
+        for number, case in enumerate(cases):
+            record = state.get(str(case.output), {})
+            same = record.get("fingerprint") == _fingerprint(case, model, find_model())
+            if same and record.get("status") == "done" and _written(case):
+                summary.skipped.append(str(case.output))
+                if on_case is not None:
+                    on_case(number, case, "skipped")
+            else:
+                yield number, case
+
+    if workers is None:
+        ended = ((task, partial(run_case, task[1], get_predictor, progress, cancel)) for task in left())
+    else:
+        ended = workers.run(partial(_run_on_worker, pickle.dumps(get_predictor)), left(), cancel)
+    with closing(ended):
+        for (number, case), finish in ended:
+            key = str(case.output)
             try:
-                report = run_case(case, get_predictor, progress, cancel)
+                report = finish()
             except (CheckpointError, DownloadError, Cancelled):
                 raise
             except Exception as error:
@@ -160,14 +180,25 @@ def run_batch(
             else:
                 outcome = "done"
                 summary.done.append(key)
-                # Taken again, because the model may have been downloaded in between.
+                # Taken now, because the model may have been downloaded in between.
                 fingerprint = _fingerprint(case, model, find_model())
                 state[key] = {"status": "done", "fingerprint": fingerprint, "report": report}
             state[key]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
             _write_state(state_path, state)
-        if on_case is not None:
-            on_case(number, case, outcome)
+            if on_case is not None:
+                on_case(number, case, outcome)
     return summary
+
+
+def _run_on_worker(get_predictor: bytes, task: tuple[int, Case]) -> dict[str, Any]:
+    return run_case(task[1], partial(_kept_predictor, get_predictor))
+
+
+@lru_cache(maxsize=1)
+def _kept_predictor(get_predictor: bytes) -> SlicePredictor:
+    """The model of a worker, loaded at its first case; as bytes, because equal functions unpickled twice differ."""
+    predictor: SlicePredictor = pickle.loads(get_predictor)()
+    return predictor
 
 
 def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str | tuple[float, float]]) -> Case:

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbsam import __version__, cli_models
+from dbsam import __version__, cli_models, cluster
+from dbsam.api import load_predictor
 from dbsam.batch import COLUMNS, read_manifest, run_batch
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
@@ -46,7 +47,8 @@ exit codes:
   0    done
   1    an error in dbsam itself; please report it with the output of --verbose
   2    wrong arguments
-  3    a file cannot be read or written, or an input does not fit: no image, ROI outside the volume, bad manifest
+  3    a file cannot be read or written, or an input does not fit: no image, ROI outside the volume, bad manifest;
+       or worker processes cannot be used
   4    the model's weights are missing, damaged or could not be downloaded
   5    the device is not there, or out of memory
   6    batch: some cases failed; the others are done
@@ -80,6 +82,10 @@ example, cases.csv:
   p02/ct.nrrd,p02/liver.mrk.json,out/p02.seg.nrrd,out/p02.png
 then:
   dbsam batch cases.csv
+  dbsam batch cases.csv --workers 4
+      Four cases at once; needs the extra dbsam[cluster].
+  dbsam batch cases.csv --scheduler tcp://host:8786
+      On the workers of a Dask cluster that sees the same files.
 """
 
 
@@ -211,6 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     batch = add(_BATCH_HELP, name="batch", help="segment every case of a table", parents=[common, models])
     batch.add_argument("manifest", type=Path, metavar="MANIFEST.csv")
+    cluster.add_options(batch)
     batch.set_defaults(run=_batch)
 
     cli_models.add_commands(add, common)
@@ -284,8 +291,12 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
                 print(f"[{number + 1}/{len(cases)}] {case.output}: {outcome}", flush=True)
 
         state = arguments.manifest.with_name(arguments.manifest.name + ".state.json")
-        model = _ModelOnDemand(arguments, cancel)
-        summary = run_batch(cases, state, model, arguments.model, partial(locate, arguments.model), bar, cancel, tell)
+        workers = cluster.Workers.of(arguments)
+        model: Callable[[], SlicePredictor] = _ModelOnDemand(arguments, cancel)
+        if workers:
+            model = partial(load_predictor, arguments.model, arguments.device, base=arguments.base)
+        find = partial(locate, arguments.model)
+        summary = run_batch(cases, state, model, arguments.model, find, bar, cancel, tell, workers)
     if arguments.json:
         print(json.dumps({"done": summary.done, "skipped": summary.skipped, "failed": summary.failed}, indent=2))
     elif speaks:
