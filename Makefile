@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: name one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,test,slicer-test]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,cluster,test,slicer-test]'
 	@touch $@
 
 demo: $(STAMP)

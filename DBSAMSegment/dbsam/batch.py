@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -160,6 +160,7 @@ def run_batch(
             else:
                 yield number, case
 
+    ended: Generator[tuple[tuple[int, Case], Callable[[], dict[str, Any]]], None, None]
     if workers is None:
         ended = ((task, partial(run_case, task[1], get_predictor, progress, cancel)) for task in left())
     else:

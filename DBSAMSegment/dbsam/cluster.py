@@ -14,7 +14,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,9 @@ class ClusterError(ConnectionError):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--workers` and `--scheduler`, which `Workers.of` reads."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--workers", type=int, metavar="N", help="do N cases at once, in processes of this computer")
+    group.add_argument("--workers", type=int, metavar="N", help="share the work among N processes of this computer")
     group.add_argument(
-        "--scheduler", metavar="ADDRESS", help="use the workers of a Dask scheduler, such as tcp://host:8786"
+        "--scheduler", metavar="ADDRESS", help="share it among the workers of a Dask scheduler, such as tcp://host:8786"
     )
 
 
@@ -76,7 +76,7 @@ class Workers:
 
     def run(
         self, function: Callable[[Task], Result], tasks: Iterable[Task], cancel: CancelToken | None = None
-    ) -> Iterator[tuple[Task, Callable[[], Result]]]:
+    ) -> Generator[tuple[Task, Callable[[], Result]], None, None]:
         """Do tasks that do not depend on each other; close the iterator to end early.
 
         A task is read from `tasks` when a worker is free for it and forgotten when it has ended, so memory does not
@@ -98,7 +98,7 @@ class Workers:
         waiting = iter(tasks)
         exhausted = False
         running: dict[str, tuple[Task, Future]] = {}
-        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         with self._connected() as client:
             while running or not exhausted:
                 if cancel is not None:
@@ -109,14 +109,15 @@ class Workers:
                     except StopIteration:
                         exhausted = True
                         break
-                    future = client.submit(_do, function, Path.cwd(), task, key=f"dbsam-{uuid4().hex}", pure=False)
-                    running[future.key] = task, future
-                    future.add_done_callback(ended.put)
-                    del future  # the last reference, so that the scheduler forgets what has been told
+                    key = f"dbsam-{uuid4().hex}"
+                    future = client.submit(_do, function, Path.cwd(), task, key=key, pure=False)
+                    future.add_done_callback(lambda ended_future: ended.put(str(ended_future.key)))
+                    running[key] = task, future
+                    del future  # the scheduler keeps what somebody refers to
                 if any(future.status in ("lost", "cancelled") for _, future in running.values()):
                     raise ClusterError(_LOST)
                 try:
-                    key = ended.get(timeout=_LOOK_SECONDS).key
+                    key = ended.get(timeout=_LOOK_SECONDS)
                 except queue.Empty:
                     continue
                 task, done = running.pop(key)

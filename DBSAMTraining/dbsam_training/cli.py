@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbsam.cluster import ClusterError
 from dbsam.range_request import DownloadError
 from dbsam_training.cli_training import add_training_commands
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_FAILED
-    except DownloadError as error:
+    except (DownloadError, ClusterError) as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dbsam.cluster import Workers, add_options
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,11 +31,14 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "raw (dataset.json), MedSAM's npz files and npy folders, folders of volumes with label files, DICOM series "
             "with RTSTRUCT or SEG."
         ),
-        epilog="example: dbsam-train prepare --data /data/nnUNet_raw --config compact.yaml --output /data/store",
+        epilog=(
+            "example: dbsam-train prepare --data /data/nnUNet_raw --config compact.yaml --output store --workers 4"
+        ),
     )
     _add_data(parser, required=True)
     parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder of the store")
     _add_config(parser)
+    add_options(parser)
     parser.set_defaults(run=_prepare)
 
 
@@ -128,18 +133,19 @@ def _prepare(options: argparse.Namespace) -> int:
     from dbsam_training.recipes import load_recipe
 
     recipe = load_recipe(options.config, overrides(options))
-    _fill(options, options.output, recipe.data)
+    _fill(options, options.output, recipe.data, Workers.of(options))
     return 0
 
 
-def _fill(options: argparse.Namespace, store: Path, data: Any) -> None:
+def _fill(options: argparse.Namespace, store: Path, data: Any, workers: Workers | None = None) -> None:
     from dbsam.terminal import ProgressBar
     from dbsam_training.layouts import find_sources
     from dbsam_training.prepare import prepare
     from dbsam_training.tasks import load_tasks
 
+    sources, tasks = find_sources(options.data), load_tasks(options.tasks)
     with ProgressBar("preparing") as bar:
-        report = prepare(find_sources(options.data), store, data, options.skip_bad, load_tasks(options.tasks), bar)
+        report = prepare(sources, store, data, options.skip_bad, tasks, bar, workers)
     if report.faults:
         logger.warning("%d broken cases were left out, see %s.", len(report.faults), store / "report.json")
 

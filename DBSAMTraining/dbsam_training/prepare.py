@@ -1,7 +1,8 @@
 """Turns data sets into a training store: bounded memory, resumable, the same bytes every time.
 
-A store is made of parts, a piece of one data set's split each. A part that is finished is not made again; parts whose
-options or cases changed are. Broken cases are named in `report.json`, and left out only if that was asked for.
+A store is made of parts, a piece of one data set's split each, written by one process each. A part that is finished is
+not made again; parts whose options or cases changed are. Broken cases are named in `report.json`, and left out only if
+that was asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbsam.progress import Progress
 from dbsam_training.licences import is_open
@@ -28,6 +31,9 @@ from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.superpixels import cut_superpixels
 from dbsam_training.tasks import TaskRegistry
 from dbsam_training.whole_slices import cut_slices
+
+if TYPE_CHECKING:
+    from dbsam.cluster import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +90,7 @@ def prepare(
     skip_bad: bool = False,
     tasks: TaskRegistry | None = None,
     progress: Callable[[Progress], None] | None = None,
+    workers: Workers | None = None,
 ) -> Report:
     """Make or complete a store.
 
@@ -94,8 +101,10 @@ def prepare(
         skip_bad: Leave out broken cases instead of refusing them.
         tasks: Registry that may name another intensity rule for a data set.
         progress: Called after each part.
+        workers: Processes that make the parts instead of this one; they see the same files.
 
     Raises:
+        ClusterError: The workers cannot be used, or were lost.
         BrokenDataError: There are broken cases and `skip_bad` is false, or nothing is left.
     """
     report = Report()
@@ -105,13 +114,20 @@ def prepare(
     (folder / "store.json").unlink(missing_ok=True)  # while parts change, the folder is no finished store
     for leftover in (folder / "parts").glob(".*.tmp"):
         shutil.rmtree(leftover)
-    for done, part in enumerate(parts):
-        facts = _make(part, folder, report)
-        if part.kind != "superpixels":
+    make = partial(_make, folder)
+    ended = workers.run(make, parts) if workers else ((part, partial(make, part)) for part in parts)
+    made: dict[str, tuple[int, list[Fault]]] = {}
+    with closing(ended):
+        for part, finish in ended:
+            made[part.name] = finish()
+            if progress:
+                progress(Progress(len(made), len(parts), part.source.info.name, None))
+    for part in parts:
+        samples, faults = made[part.name]
+        report.faults += faults
+        if part.kind != SUPERPIXELS:
             counts = report.samples.setdefault(part.source.info.name, {})
-            counts[part.split] = counts.get(part.split, 0) + facts
-        if progress:
-            progress(Progress(done + 1, len(parts), part.source.info.name, None))
+            counts[part.split] = counts.get(part.split, 0) + samples
     write_json(folder / "report.json", asdict(report))
     if report.faults and not skip_bad:
         raise BrokenDataError(_faults_text(report, folder))
@@ -152,15 +168,14 @@ def _parts(source: Source, options: DataOptions, tasks: TaskRegistry | None, ski
             yield _Part(name, source, split, piece, "slices", intensity, skip_bad, options)
 
 
-def _make(part: _Part, folder: Path, report: Report) -> int:
-    """Write a part unless it exists as it would be written; returns its number of samples."""
+def _make(folder: Path, part: _Part) -> tuple[int, list[Fault]]:
+    """Write a part unless it exists as it would be written; returns its number of samples and its broken cases."""
     key = _work_key(part)
     target = folder / "parts" / part.name
     if (target / "part.json").is_file():
         facts: dict[str, Any] = json.loads((target / "part.json").read_text(encoding="utf-8"))
         if facts["work"] == key and (part.skip_bad or not facts["faults"]):
-            report.faults += [Fault(*fault) for fault in facts["faults"]]
-            return int(facts["counts"]["samples"])
+            return int(facts["counts"]["samples"]), [Fault(*fault) for fault in facts["faults"]]
     shutil.rmtree(target, ignore_errors=True)
     faults: dict[str, str] = {}
 
@@ -188,14 +203,14 @@ def _make(part: _Part, folder: Path, report: Report) -> int:
         writer.discard()
         raise
     found = [Fault(info.name, case, reason) for case, reason in sorted(faults.items())]
-    if part.kind != SUPERPIXELS:  # the annotated part of the same cases has reported them
-        report.faults += found
+    # Of superpixels, the annotated part of the same cases reports them.
+    reported = [] if part.kind == SUPERPIXELS else found
     for fault in found:
         logger.debug("%s, %s: %s", fault.dataset, fault.case, fault.reason)
     if found and not part.skip_bad:
         writer.discard()
-        return 0
-    return writer.close({"faults": [(f.dataset, f.case, f.reason) for f in found if part.kind != SUPERPIXELS]})
+        return 0, reported
+    return writer.close({"faults": [(f.dataset, f.case, f.reason) for f in reported]}), reported
 
 
 def _samples(part: _Part, read: Callable[[str], Case | None], faults: dict[str, str]) -> Iterator[Sample]:

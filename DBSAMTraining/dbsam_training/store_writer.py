@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ class PartWriter:
 
     def __init__(self, folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         self.target = folder / "parts" / name
-        self.work = folder / "parts" / f".{name}.tmp"
-        shutil.rmtree(self.work, ignore_errors=True)
+        # A name of its own, because a worker that was taken for dead may still be writing the same part.
+        self.work = folder / "parts" / f".{name}.{uuid4().hex}.tmp"
         self.work.mkdir(parents=True)
         self._facts = dict(facts)
         self._files = {array: (self.work / f"{array}.bin").open("wb") for array in ALL_ARRAYS}
@@ -78,7 +79,12 @@ class PartWriter:
             }
         )
         write_json(self.work / "part.json", content)
-        os.replace(self.work, self.target)
+        try:
+            os.replace(self.work, self.target)
+        except OSError:
+            if not (self.target / "part.json").is_file():
+                raise
+            shutil.rmtree(self.work)  # another process has finished the same part meanwhile
         return self._counts["samples"]
 
     def discard(self) -> None:
