@@ -58,6 +58,7 @@ def test_there_are_three_examples_of_three_lines():
 
 def test_the_console_examples_run_as_they_stand(console, tmp_path):
     slicer.util.loadVolume(str(tmp_path / "ct.nrrd")).SetName("ct")
+    slicer.mrmlScene.SetRootDirectory(str(tmp_path / "elsewhere"))
     exec(BLOCKS[0], console)
     (segment,) = console["report"].segments
     assert segment.name == "liver"

@@ -207,7 +207,7 @@ def _runCase(
             volumeNode, segmentationNode, request, progress=progress, cancel=cancel, **segmentOptions
         )
         if case.output is not None:
-            path = Path(case.output)
+            path = Path(case.output).resolve()  # the scene has another idea of the current folder
             path.parent.mkdir(parents=True, exist_ok=True)
             if not slicer.util.saveNode(segmentationNode, str(path)):
                 raise SegmentationError(
@@ -238,7 +238,8 @@ def _split(
 def _loaded(load: Callable[..., Any], path: str | Path, properties: dict[str, Any] | None) -> slicer.vtkMRMLNode:
     if not Path(path).exists():
         raise SegmentationError(f"There is no file {path}.")
-    return load(str(path), properties) if properties is not None else load(str(path))
+    path = str(Path(path).resolve())
+    return load(path, properties) if properties is not None else load(path)
 
 
 def _removeWithHelpers(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLNode) -> None:

@@ -10,6 +10,7 @@ See `api_names.json` for what may be used: names read off Slicer 5.10.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -32,6 +33,11 @@ MODULES = {
     "SegmentEditorDBSAM": ROOT / "DBSAMSegment/SegmentEditorDBSAM.py",
     "DBSAMTraining": ROOT / "DBSAMTraining/DBSAMTraining.py",
 }
+
+# Before Python 3.12 None is counted, and the wheels' compiled code gives back a reference to it too often: after some
+# thousand events the interpreter would abort. These references are there to be lost, also when it ends.
+_spare_references_to_none = [None] * 2_000_000
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_spare_references_to_none))
 
 
 def start(testing: bool = True) -> Any:
