@@ -28,10 +28,10 @@ distributed = pytest.importorskip("distributed")
 
 
 def slow_predictor(loads: Path) -> ThresholdPredictor:
-    """Takes 10 ms a slice, so that a death comes in the middle of a case, and notes which process loaded it."""
+    """Takes 5 ms a slice, so that a death comes in the middle of a case, and notes which process loaded it."""
     with loads.open("a", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
-    return ThresholdPredictor(seconds_per_slice=0.01)
+    return ThresholdPredictor(seconds_per_slice=0.005)
 
 
 def no_predictor() -> ThresholdPredictor:
@@ -129,29 +129,29 @@ def test_tasks_are_made_when_a_worker_is_free_for_them():
 
     def tasks() -> Iterator[int]:
         nonlocal made
-        for number in range(100):
+        for number in range(50):
             made += 1
             yield number
 
     results = []
-    for ended, (_, finish) in enumerate(Workers(2).run(double, tasks())):
+    for ended, (_, finish) in enumerate(Workers(1).run(double, tasks())):
         waiting.append(made - ended)
         results.append(finish())
-    assert sorted(results) == list(range(0, 200, 2))
-    assert max(waiting) == 2
+    assert sorted(results) == list(range(0, 100, 2))
+    assert max(waiting) == 1
 
 
 def test_cancelling_does_not_wait_for_the_cases():
     cancel = CancelToken()
-    with closing(Workers(2).run(sleep_long, started(cancel), cancel)) as ended, pytest.raises(Cancelled):
+
+    def tasks() -> Iterator[int]:
+        yield 0
+        cancel.cancel()  # asked for by the second worker, while the first sleeps
+        yield 1
+
+    with closing(Workers(2).run(sleep_long, tasks(), cancel)) as ended, pytest.raises(Cancelled):
         next(ended)
     assert multiprocessing.active_children() == []
-
-
-def started(cancel: CancelToken) -> Iterator[int]:
-    yield 0
-    cancel.cancel()
-    yield 1
 
 
 def test_the_command_uses_the_workers_of_a_scheduler_with_relative_paths(tmp_path, monkeypatch, capsys):
