@@ -10,6 +10,7 @@ import slicer
 import slicer_scene as scenes
 import vtk
 from DBSAMSegmentLib.SegmentWriter import SegmentMask
+from slicer_stage import SHAPE, block_mask, block_roi, block_volume
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 
@@ -24,9 +25,7 @@ def stage():
         host.complete_startup()
     from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
 
-    block = np.zeros((12, 40, 48), bool)
-    block[3:9, 10:28, 12:34] = True
-    volume = scenes.add_volume(scene, np.where(block, 300, -500).astype(np.int16))
+    block, volume = block_mask(), block_volume("volume")
     segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
     runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", size=48)))
     adaptor = host.activate_effect("DB-SAM", segmentation, volume, "target")
@@ -39,7 +38,7 @@ def stage():
     host.new_scene()
 
 
-def segment(segmentation, name="target", shape=(12, 40, 48)):
+def segment(segmentation, name="target", shape=SHAPE):
     return scenes.segment_array(segmentation, name, shape)
 
 
@@ -100,8 +99,8 @@ def test_escape_drops_the_preview_and_return_applies_it(stage):
 
 
 def test_all_slices_of_an_roi_are_one_undo_state(stage):
-    scene, _, segmentation, block, effect, runner = stage
-    roi = scenes.add_roi(scene, (22.5, 18.5, 5.5), (26, 22, 10))
+    _, _, segmentation, block, effect, runner = stage
+    roi = block_roi("roi")
     effect.scriptedEffect.setNodeReference("ROI", roi)
     effect.scriptedEffect.setParameter("Scope", "roi")
     effect.onApply()

@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 import pytest
 
 pytest.importorskip("slicer")
@@ -10,32 +9,21 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from threshold_predictor import ThresholdPredictor, ThresholdSource
-
-SHAPE = (12, 40, 48)
+from slicer_stage import block_roi, block_volume, opened_module
+from threshold_predictor import ThresholdPredictor
 
 
 @pytest.fixture
 def running():
     """The module in the middle of a slow run; its runner and segmentation."""
-    host.start()
-    host.new_scene()
-    widget = host.open_module("DBSAMSegment")
-    runner = widget.logic.runner
-    runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48, seconds_per_slice=0.2))
-    runner._engine = None
-    voxels = np.full(SHAPE, -500, np.int16)
-    voxels[3:9, 10:28, 12:34] = 300
-    node = widget.logic.getParameterNode()
-    node.volume = scenes.add_volume(slicer.mrmlScene, voxels)
-    node.rois = [scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (26, 22, 10))]
-    node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume)
-    widget.ui.applyButton.click()
-    host.process_events(0.3)
-    assert widget.panel.run.job is not None
-    yield widget, runner, node.segmentation
-    host.close_module("DBSAMSegment")
-    host.new_scene()
+    with opened_module(ThresholdPredictor("slice", 48, seconds_per_slice=0.2)) as widget:
+        node = widget.logic.getParameterNode()
+        node.volume, node.rois = block_volume(), [block_roi()]
+        node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume)
+        widget.ui.applyButton.click()
+        host.process_events(0.3)
+        assert widget.panel.run.job is not None
+        yield widget, widget.logic.runner, node.segmentation
 
 
 def test_quitting_the_application_in_the_middle_of_a_run_ends_the_thread_and_writes_nothing(running):

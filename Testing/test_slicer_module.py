@@ -13,37 +13,15 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
+from slicer_stage import SHAPE, block_mask, block_roi, block_volume, opened_module
 from threshold_predictor import ThresholdPredictor, ThresholdSource
-
-SHAPE = (12, 40, 48)
 
 
 @pytest.fixture
 def panel():
     """The opened module with a rule in place of a network, in an empty scene."""
-    host.start()
-    host.new_scene()
-    widget = host.open_module("DBSAMSegment")
-    runner = widget.logic.runner
-    runner.predictors = ThresholdSource(ThresholdPredictor("slice", size=48))
-    runner._engine = None
-    yield widget
-    host.close_module("DBSAMSegment")
-    host.new_scene()
-
-
-def block_mask():
-    block = np.zeros(SHAPE, bool)
-    block[3:9, 10:28, 12:34] = True
-    return block
-
-
-def block_volume(name="block"):
-    return scenes.add_volume(slicer.mrmlScene, np.where(block_mask(), 300, -500).astype(np.int16), name=name)
-
-
-def block_roi(name="bright"):
-    return scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (26, 22, 10), name)
+    with opened_module(ThresholdPredictor("slice", size=48)) as widget:
+        yield widget
 
 
 def parameters(widget):

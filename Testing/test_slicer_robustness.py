@@ -14,7 +14,6 @@ import slicer
 import slicer_scene as scenes
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
-# See test_slicer_module.
 SHAPE = (12, 32, 32)
 LONGEST_PAUSE_SECONDS = 0.05
 

@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 import torch
-from timing import alone, flops_of, interleaved, matrix_rate, peak_memory_mb, predictor_of, print_table
+from timing import alone, flops_of, interleaved, matrix_rate, peak_memory_mb, print_table
 
 import dbsam
 
@@ -33,7 +33,7 @@ def main() -> None:
         dbsam.segment(volume, prompt, options.model, device="cpu")
         print(json.dumps(peak_memory_mb()))
         return
-    predictor = predictor_of(options.model)
+    predictor = dbsam.load_predictor(options.model, device="cpu")
     region = predictor.region_for(box[0], (SIDE, SIDE), (1.0, 1.0))
     embedding = predictor.encode([image], [region])[0]
     cases = {

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from unittest import mock
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Block
 from timing import alone, flops_of, interleaved, matrix_rate, peak_memory_mb, print_table, random_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from dbsam.modeling import image_encoder
 from dbsam.modeling.dbsam import DBSAM, EncodedImages
@@ -76,15 +76,24 @@ class _Cases:
     """The encoders, on the same images."""
 
     def __init__(self, image_size: int, batch: int, device: str) -> None:
-        conv_image_size = image_size // 4
-        sizes = {"image_size": image_size, "conv_image_size": conv_image_size}
+        self._sizes = {"image_size": image_size, "conv_image_size": image_size // 4}
         self._device = device
-        self._sam = random_model("sam", **sizes).eval().to(device)
-        self._dbsam = random_model("dbsam", **sizes).eval().to(device)
-        self._stock = _stock_encoder(self._sam).eval().to(device)
         generator = torch.Generator().manual_seed(0)
         self._images = (torch.rand(batch, 3, image_size, image_size, generator=generator) * 255).to(device)
         self._reference: dict[str, Tensor] = {}
+
+    # Built when first asked for, so that a process that measures one encoder's memory holds no other.
+    @cached_property
+    def _sam(self) -> DBSAM:
+        return random_model("sam", **self._sizes).eval().to(self._device)
+
+    @cached_property
+    def _stock(self) -> DBSAM:
+        return _with_stock_encoder(random_model("sam", **self._sizes)).eval().to(self._device)
+
+    @cached_property
+    def _dbsam(self) -> DBSAM:
+        return random_model("dbsam", **self._sizes).eval().to(self._device)
 
     def case(self, name: str, precision: str) -> Callable[[], Tensor]:
         """The call to be measured: images to embeddings."""
@@ -103,7 +112,7 @@ class _Cases:
     def _encode(self, name: str, precision: str) -> Tensor:
         with torch.no_grad(), torch.autocast(self._device, torch.bfloat16, enabled=precision == "bfloat16"):
             if name == "SAM":
-                return self._stock(self._sam.normalise(self._images))
+                return self._stock.image_encoder(self._stock.normalise(self._images))
             if name == "DB-SAM plain":
                 with mock.patch.object(image_encoder, "block_forward", Block.__call__):
                     return self._dbsam.encode(self._images).image_embedding
@@ -120,24 +129,13 @@ class _Cases:
         return logits - logits.median()
 
 
-def _stock_encoder(sam: DBSAM) -> ImageEncoderViT:
-    """segment_anything's own encoder with the weights of ours."""
-    config = sam.config
-    encoder = ImageEncoderViT(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        out_chans=config.prompt_embed_dim,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=config.window_size,
-        global_attn_indexes=config.global_attn_indexes,
-    )
-    encoder.load_state_dict(sam.image_encoder.state_dict())
-    return encoder
+def _with_stock_encoder(sam: DBSAM) -> DBSAM:
+    """The same weights in segment_anything's own encoder."""
+    with torch.device("meta"):  # no second set of weights, which the peak of memory would show
+        encoder = ImageEncoderViT(**image_encoder.vit_arguments(sam.config))
+    encoder.load_state_dict(sam.image_encoder.state_dict(), assign=True)
+    sam.image_encoder = encoder
+    return sam
 
 
 if __name__ == "__main__":

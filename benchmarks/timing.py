@@ -8,20 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import named_config
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.predictor import ModelPredictor
-
-RANDOM = "random:"
-"""Before a system's name: random weights of its architecture, for speed doesn't depend on them."""
 
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, float]:
@@ -88,21 +84,8 @@ def alone(script: str, arguments: Sequence[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def predictor_of(name: str, precision: str = "float32", device: str = "cpu") -> ModelPredictor:
-    """A predictor by the name or file of its weights, or "random:SYSTEM"."""
-    if name.startswith(RANDOM):
-        model = random_model(name.removeprefix(RANDOM)).eval().to(device)
-        return ModelPredictor(model, name, precision)  # type: ignore[arg-type]
-    from dbsam.weights import load_model
-
-    loaded = load_model(name, device)
-    return ModelPredictor(loaded.model, loaded.signature, precision)  # type: ignore[arg-type]
-
-
 def random_model(system: str, **settings: Any) -> DBSAM:
     """A network in which every part counts: what starts as zero, such as relative positions, gets small values."""
-    from dataclasses import replace
-
     torch.manual_seed(0)
     model = build_model(replace(named_config(system), **settings))
     with torch.no_grad():
@@ -110,15 +93,6 @@ def random_model(system: str, **settings: Any) -> DBSAM:
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return model
-
-
-def phantom(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Noise in soft tissue's range around a brighter ellipsoid in the middle, int16."""
-    rng = np.random.default_rng(seed)
-    axes = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape)]
-    inside = sum((axis / 0.3) ** 2 for axis in axes) < 1
-    noise = rng.normal(0, 15, shape).astype(np.float32)
-    return (noise + np.where(inside, 90.0, -20.0)).astype(np.int16)
 
 
 def print_table(title: str, notes: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

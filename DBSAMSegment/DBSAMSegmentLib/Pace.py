@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .Predictors import gpuTorch
+
 # Seconds per slice on a laptop's processor, rounded up: the compact network at its own size, the others with SAM's
 # ViT-B on 1024 x 1024 pixels. Own files are most likely fine-tuned from one of the large ones.
 _CPU_SECONDS = {"compact": 0.3}
@@ -16,14 +18,6 @@ def usualSecondsPerSlice(model: str, device: str) -> float:
         model: a model's name or the path of a weights file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU only where PyTorch was loaded and has one.
     """
-    if device.split(":")[0] in ("cuda", "mps") or (device == "auto" and _gpuIsThere()):
+    if device.split(":")[0] in ("cuda", "mps") or (device == "auto" and gpuTorch() is not None):
         return _GPU_SECONDS
     return _CPU_SECONDS.get(model, _LARGE_CPU_SECONDS)
-
-
-def _gpuIsThere() -> bool:
-    import sys
-
-    # An estimate is no reason to import PyTorch on the main thread, which takes seconds.
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_available())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,12 +53,16 @@ class PredictorSource:
         freeGpuMemory()
 
 
+def gpuTorch() -> Any:
+    """PyTorch where it was loaded and has a CUDA GPU, else None; never loads it, which takes seconds."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
 def freeGpuMemory() -> None:
     """Gives cached GPU memory back to the system, if torch was loaded at all."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    torch = gpuTorch()
+    if torch is not None:
         torch.cuda.empty_cache()
 
 

@@ -17,14 +17,19 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel: int, stride: int 
     )
 
 
+def residual_body(channels: int, hidden: int) -> nn.Sequential:
+    """Two 3x3 convolutions with batch norm for a residual branch; nothing follows the second norm."""
+    return nn.Sequential(
+        conv_norm_act(channels, hidden, 3),
+        nn.Conv2d(hidden, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
 class _ResidualConvolution(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            conv_norm_act(channels, channels, 3),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
+        self.body = residual_body(channels, channels)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,9 +44,7 @@ class ConvolutionBranch(nn.Module):
     resolution, for the mask decoder alone (settings of our compact model).
     """
 
-    def __init__(
-        self, channels: Sequence[int], embed_dim: int, stage_depth: int, full_res_channels: int = 0
-    ) -> None:
+    def __init__(self, channels: Sequence[int], embed_dim: int, stage_depth: int, full_res_channels: int = 0) -> None:
         super().__init__()
         widths = [3, *channels]
         self.stages = nn.ModuleList(

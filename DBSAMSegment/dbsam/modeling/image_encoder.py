@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
@@ -15,6 +16,23 @@ from dbsam.modeling.channel_attention import ChannelAttentionBlock
 from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.convolution_branch import ConvolutionBranch
 from dbsam.modeling.fusion import ViTConvFusion
+
+
+def vit_arguments(config: DBSAMConfig) -> dict[str, Any]:
+    """What segment_anything's `ImageEncoderViT` of a configuration's size is made with."""
+    return {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "out_chans": config.prompt_embed_dim,
+        "norm_layer": partial(nn.LayerNorm, eps=1e-6),
+        "use_rel_pos": config.use_rel_pos,
+        "window_size": config.window_size,
+        "global_attn_indexes": config.global_attn_indexes,
+    }
 
 
 class DualBranchImageEncoder(ImageEncoderViT):
@@ -30,19 +48,7 @@ class DualBranchImageEncoder(ImageEncoderViT):
     checkpointing = False
 
     def __init__(self, config: DBSAMConfig) -> None:
-        super().__init__(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            out_chans=config.prompt_embed_dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=config.use_rel_pos,
-            window_size=config.window_size,
-            global_attn_indexes=config.global_attn_indexes,
-        )
+        super().__init__(**vit_arguments(config))
         self.conv_image_size = config.conv_image_size
         self.stage_ends = tuple(config.stage_ends)
         dim, dropout, drop_path = config.embed_dim, config.adapter_dropout, config.drop_path

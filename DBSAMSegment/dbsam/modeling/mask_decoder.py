@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dbsam.modeling.config import DBSAMConfig
-from dbsam.modeling.convolution_branch import conv_norm_act
+from dbsam.modeling.convolution_branch import residual_body
 
 
 class _Refinement(nn.Module):
@@ -19,13 +19,8 @@ class _Refinement(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        norm = nn.BatchNorm2d(channels)
-        nn.init.zeros_(norm.weight)
-        self.body = nn.Sequential(
-            conv_norm_act(channels, 2 * channels, 3),
-            nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False),
-            norm,
-        )
+        self.body = residual_body(channels, 2 * channels)
+        nn.init.zeros_(self.body.get_parameter("2.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -94,13 +89,13 @@ class MaskDecoder(SamMaskDecoder):
 
     def _upscale(self, source: Tensor, maps: Sequence[Tensor]) -> Tensor:
         first, norm, act, second, last_act = self.output_upscaling
-        source = self.refinements[0](act(norm(first(source) + self._projected(0, maps))))
-        source = self.refinements[1](last_act(second(source) + self._projected(1, maps)))
+        source = self.refinements[0](act(norm(self._with_map(0, first(source), maps))))
+        source = self.refinements[1](last_act(self._with_map(1, second(source), maps)))
         if self.full_res:
             source = F.interpolate(source, scale_factor=2, mode="bilinear", align_corners=False)
-            source = self.refinements[2](source + self._projected(2, maps))
+            source = self.refinements[2](self._with_map(2, source, maps))
         return source
 
-    def _projected(self, step: int, maps: Sequence[Tensor]) -> Tensor | float:
-        """What the convolution branch adds at an upscaling step; its maps come with the highest resolution first."""
-        return self.high_res_projections[step](maps[-1 - step]) if self.high_res_projections else 0.0
+    def _with_map(self, step: int, source: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Add the convolution branch's map of a step, if there is one; maps come with the highest resolution first."""
+        return source + self.high_res_projections[step](maps[-1 - step]) if self.high_res_projections else source

@@ -1,0 +1,43 @@
+"""The module opened in the application's stand-in, and the bright block that it is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import host
+import numpy as np
+import slicer
+import slicer_scene as scenes
+from threshold_predictor import ThresholdPredictor, ThresholdSource
+
+SHAPE = (12, 40, 48)
+
+
+def block_mask():
+    block = np.zeros(SHAPE, bool)
+    block[3:9, 10:28, 12:34] = True
+    return block
+
+
+def block_volume(name="block"):
+    return scenes.add_volume(slicer.mrmlScene, np.where(block_mask(), 300, -500).astype(np.int16), name=name)
+
+
+def block_roi(name="bright"):
+    return scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (26, 22, 10), name)
+
+
+@contextmanager
+def opened_module(predictor: ThresholdPredictor) -> Iterator[Any]:
+    """The module's widget with a rule in place of a network, in an empty scene."""
+    host.start()
+    host.new_scene()
+    widget = host.open_module("DBSAMSegment")
+    runner = widget.logic.runner
+    runner.predictors = ThresholdSource(predictor)
+    runner._engine = None
+    yield widget
+    host.close_module("DBSAMSegment")
+    host.new_scene()
