@@ -30,6 +30,15 @@ from dbsam_training.store import TrainingStore
 from dbsam_training.strict import SettingError
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes started here: with another number of threads, sums are in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return tiny_store(tmp_path_factory.mktemp("data"), tiny_recipe())
