@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := Resources/Sample
 
-.PHONY: demo test screenshots setup clean help
+.PHONY: demo test screenshots benchmarks setup clean help
 
 help:
 	@echo "make demo   segment the sample phantom: output/segmentation.seg.nrrd, output/overlay.png, DSC against the truth"
 	@echo "make test   style, types and all tests"
 	@echo "make screenshots  the pictures of README and tutorial, rendered anew"
+	@echo "make benchmarks  time everything anew and write docs/benchmarks.md; leave the machine alone meanwhile"
 	@echo "make setup  only the environment in $(VENV)"
 	@echo "make clean  remove $(VENV) and output/"
 
@@ -38,6 +39,9 @@ test: $(STAMP)
 
 screenshots: $(STAMP)
 	$(BIN)/python Testing/render_screenshots.py
+
+benchmarks: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) output

@@ -89,7 +89,7 @@ class _Cases:
 
     @cached_property
     def _stock(self) -> DBSAM:
-        return _with_stock_encoder(random_model("sam", **self._sizes)).eval().to(self._device)
+        return with_stock_encoder(random_model("sam", **self._sizes)).eval().to(self._device)
 
     @cached_property
     def _dbsam(self) -> DBSAM:
@@ -129,7 +129,7 @@ class _Cases:
         return logits - logits.median()
 
 
-def _with_stock_encoder(sam: DBSAM) -> DBSAM:
+def with_stock_encoder(sam: DBSAM) -> DBSAM:
     """The same weights in segment_anything's own encoder."""
     with torch.device("meta"):  # no second set of weights, which the peak of memory would show
         encoder = ImageEncoderViT(**image_encoder.vit_arguments(sam.config))

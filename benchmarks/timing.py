@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -93,6 +94,15 @@ def random_model(system: str, **settings: Any) -> DBSAM:
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return model
+
+
+def phantom(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Noise in soft tissue's range around a brighter ellipsoid in the middle, int16."""
+    rng = np.random.default_rng(seed)
+    axes = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape)]
+    inside = sum((axis / 0.3) ** 2 for axis in axes) < 1
+    noise = rng.normal(0, 15, shape).astype(np.float32)
+    return (noise + np.where(inside, 90.0, -20.0)).astype(np.int16)
 
 
 def print_table(title: str, notes: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
