@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_cases import tiny_recipe, tiny_store, write_pictures
+from training_cases import TINY_MODEL, tiny_recipe, tiny_store, write_pictures
 
 from dbsam.checkpoint import load_checkpoint
 from dbsam.modeling.builder import build_model
@@ -26,6 +26,7 @@ from dbsam_training.nnunet import RawDataset
 from dbsam_training.prepare import prepare
 from dbsam_training.resume import CsvLog, StateError, read_log, read_state, write_state
 from dbsam_training.sampling import Sampler, learning_rate_at
+from dbsam_training.starting import start_model
 from dbsam_training.store import TrainingStore
 from dbsam_training.strict import SettingError
 
@@ -304,3 +305,37 @@ def test_a_half_precision_export_is_smaller_and_predicts_nearly_the_same(store, 
     image, box = torch.rand(1, 3, 32, 32) * 255, torch.tensor([[4.0, 4.0, 20.0, 20.0]])
     whole, half = (load_checkpoint(file)[0](image, box)[0] for file in files)
     assert (whole - half).abs().max() < 0.05
+
+
+def _exported_base(store, tmp_path, **settings):
+    """Weights of the plain SAM inside the tiny network."""
+    plain = {
+        "channel_attention": "none",
+        "bilateral": False,
+        "fusion": False,
+        "high_res_features": False,
+        "decoder_refinement": False,
+        "full_res_channels": 0,
+    }
+    recipe = tiny_recipe(run__steps=1, model__settings=TINY_MODEL | plain | settings)
+    fit(recipe, [store], tmp_path / "base")
+    weights = tmp_path / "base.safetensors"
+    export_run(tmp_path / "base", weights, weights.with_suffix(".md"), ExportOptions())
+    return weights
+
+
+def test_adapters_start_on_a_plain_sam(store, tmp_path):
+    base = _exported_base(store, tmp_path)
+    model, stands_on = start_model(tiny_recipe(model__base=str(base)))
+    weights = load_checkpoint(base)[0].state_dict()
+    state = model.state_dict()
+    assert weights.keys() < state.keys()
+    assert all(torch.equal(state[key], value) for key, value in weights.items())
+    assert stands_on["sha256"] is None
+    assert stands_on["datasets"]
+
+
+def test_a_plain_sam_of_another_size_is_no_base(store, tmp_path):
+    base = _exported_base(store, tmp_path, decoder_mlp_dim=24)
+    with pytest.raises(SettingError, match=r"base.safetensors has another architecture .*mlp"):
+        start_model(tiny_recipe(model__base=str(base)))

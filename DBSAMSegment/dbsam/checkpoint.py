@@ -56,7 +56,12 @@ def keys_above_base(config: DBSAMConfig) -> set[str]:
     """Keys of the state dict that a base does not provide: what is trained, and what is not SAM's."""
     model = outline(config)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return trained | model.state_dict().keys() - outline(sam_config(config)).state_dict().keys()
+    return trained | keys_beyond_sam(config)
+
+
+def keys_beyond_sam(config: DBSAMConfig) -> set[str]:
+    """Keys of the state dict that a SAM of the same sizes does not have."""
+    return outline(config).state_dict().keys() - outline(sam_config(config)).state_dict().keys()
 
 
 def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: bool = False) -> CheckpointInfo:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import dbsam
-from dbsam.checkpoint import keys_above_base, load_base, load_checkpoint
+from dbsam.checkpoint import keys_above_base, keys_beyond_sam, load_base, load_checkpoint
 from dbsam.checkpoint_info import BaseReference, DatasetCredit
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights import PICKLE_SUFFIXES, download, locate, weights_info
-from dbsam_training.recipes import Recipe
+from dbsam_training.recipes import ModelOptions, Recipe
 from dbsam_training.store import TrainingStore
 from dbsam_training.strict import SettingError
 
@@ -47,15 +47,23 @@ def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
         sha256 = load_base(model, path)
     else:
         start, _ = load_checkpoint(path)
-        try:
-            model.load_state_dict(start.state_dict())
-        except RuntimeError as error:
-            raise SettingError(
-                f"model.base {recipe.model.base} has another architecture than model.system {recipe.model.system} with "
-                f"its settings: {str(error).splitlines()[1].strip()}"
-            ) from error
+        _take_over(model, start.state_dict(), recipe.model)
     credits = [asdict(credit) for credit in info.datasets]
     return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
+
+
+def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) -> None:
+    """Load weights of the same architecture, or of the SAM inside it: then what is beyond SAM keeps its new values."""
+    beyond = keys_beyond_sam(model.config)
+    if beyond.isdisjoint(weights):
+        weights = {key: value for key, value in model.state_dict().items() if key in beyond} | weights
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingError(
+            f"model.base {options.base} has another architecture than model.system {options.system} with its settings: "
+            f"{str(error).splitlines()[1].strip()}"
+        ) from error
 
 
 def base_file(name_or_path: str) -> Path:
