@@ -236,7 +236,9 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             DBSAMSegmentLib.SegmentationRunner.SegmentationError: the run failed; nothing was changed.
             dbsam.progress.Cancelled: it was cancelled; nothing was changed.
         """
-        request = self.runner.request(
+        from DBSAMSegmentLib.NodeRequests import requestOf
+
+        request = requestOf(
             volumeNode,
             _asList(roiNodes),
             segmentIds,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case, write_tiny_weights
@@ -10,6 +13,9 @@ from threshold_predictor import ThresholdPredictor
 import dbsam
 from dbsam.cache import EmbeddingCache
 from dbsam.markups import MarkupsRoi
+from dbsam.weights import find_weights
+
+SAMPLE = Path(__file__).parents[1] / "Resources" / "Sample"
 
 
 def test_files_and_objects_give_the_same_mask(tmp_path):
@@ -47,6 +53,34 @@ def test_a_model_is_loaded_by_its_path(tmp_path):
     by_predictor = dbsam.segment(volume, roi_box(), predictor)
     by_path = dbsam.segment(volume, roi_box(), tmp_path / "tiny.safetensors", device="cpu")
     np.testing.assert_array_equal(by_predictor.mask_KJI, by_path.mask_KJI)
+
+
+@pytest.mark.skipif(find_weights("compact") is None, reason="no compact weights in this checkout")
+def test_half_precision_gives_nearly_the_same_mask_under_a_signature_of_its_own():
+    volume = dbsam.read_volume(SAMPLE / "phantom_ct.nrrd")
+    roi = dbsam.read_roi(SAMPLE / "phantom_roi.mrk.json")[0]
+    exact, half = (dbsam.load_predictor("compact", "cpu", precision=name) for name in ("float32", "bfloat16"))
+    one, other = (dbsam.segment(volume, roi, predictor).labelmap_KJI() > 0 for predictor in (exact, half))
+    assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.995
+    assert exact.signature != half.signature
+
+
+def test_an_unknown_precision_is_an_error(tmp_path):
+    write_tiny_weights(tmp_path / "tiny.safetensors")
+    with pytest.raises(ValueError, match=r"'double': use auto, float32, bfloat16, float16"):
+        dbsam.load_predictor(tmp_path / "tiny.safetensors", "cpu", precision="double")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_encoder_gives_the_same_mask(tmp_path):
+    write_tiny_weights(tmp_path / "tiny.safetensors")
+    volume = dbsam.Volume(block_voxels(), GEOMETRY)
+    plain, compiled = (
+        dbsam.segment(volume, roi_box(), dbsam.load_predictor(tmp_path / "tiny.safetensors", "cpu", compiled=compiled))
+        for compiled in (False, True)
+    )
+    np.testing.assert_array_equal(plain.mask_KJI, compiled.mask_KJI)
+    assert compiled.slices[0].predicted_iou == pytest.approx(plain.slices[0].predicted_iou, abs=1e-4)
 
 
 def test_a_result_becomes_a_segment_in_its_place():

@@ -1,4 +1,4 @@
-"""What the README tells a reader to type does what it says."""
+"""What the README and the tutorial tell a reader to type does what it says."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dbsam.weights import find_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 SAMPLE = ROOT / "Resources" / "Sample"
 
 needs_weights = pytest.mark.skipif(find_weights("compact") is None, reason="no compact weights in this checkout")
@@ -65,6 +66,15 @@ def test_the_python_examples_run_as_they_stand(reader_folder, number):
         np.testing.assert_array_equal(in_labelmap, in_segmentation)
 
 
+@needs_weights
+def test_the_tutorials_python_example_runs_as_it_stands():
+    (example,) = re.findall(r"^```python\n(.*?)^```", TUTORIAL, re.DOTALL | re.MULTILINE)
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["ct", "mr", "ultrasound"]
+    assert all(int(line[-2]) > 0 for line in lines)
+
+
 def test_the_exit_codes_are_those_of_the_command():
     table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert table == {int(code) for code in ExitCode}
@@ -77,7 +87,8 @@ def test_the_two_commands_are_targets_of_the_makefile():
     assert {"demo", "test"} <= set(targets)
 
 
-def test_links_within_the_repository_lead_somewhere():
-    links = re.findall(r"\]\(((?!https?:)[^)]+)\)", README)
+@pytest.mark.parametrize(("text", "folder"), [(README, ROOT), (TUTORIAL, ROOT / "docs")], ids=["README", "tutorial"])
+def test_links_within_the_repository_lead_somewhere(text, folder):
+    links = re.findall(r"\]\(((?!https?:|#)[^)]+)\)", text)
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (folder / link).exists()] == []

@@ -1,15 +1,19 @@
 """The Segment Editor effect, run in the stand-in of Slicer's application."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("slicer")
 pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
+import qt
 import slicer
 import slicer_scene as scenes
 import vtk
 from DBSAMSegmentLib.SegmentWriter import SegmentMask
+from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 from slicer_stage import SHAPE, block_mask, block_roi, block_volume
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
@@ -178,32 +182,47 @@ def test_the_modules_own_self_test_passes(stage):
     sys.modules["SegmentEditorDBSAM"].SegmentEditorDBSAMTest().runTest()
 
 
-@pytest.mark.parametrize("overwrite", ["all", "none"])
-@pytest.mark.parametrize("outside", [False, True], ids=["everywhere", "outside all segments"])
 @pytest.mark.parametrize("limits", [None, (100, 2000)], ids=["all intensities", "bright only"])
-def test_masking_and_overwriting_are_slicers_rules(stage, overwrite, outside, limits):
-    _, volume, segmentation, block, effect, runner = stage
-    other = np.zeros(block.shape, bool)
-    other[5, 12:18, 20:36] = True
-    runner.writer.write(volume, segmentation, [SegmentMask("other", other, ((0, 47), (0, 39), (0, 11)))])
+@pytest.mark.parametrize("overwrite", OVERWRITE)
+@pytest.mark.parametrize("maskMode", MASK_MODES)
+def test_masking_and_overwriting_are_slicers_rules(stage, maskMode, overwrite, limits):
+    _, volume, segmentation, _, effect, runner = stage
+    ids = {EDITED: "target", VISIBLE: "other", HIDDEN: "hidden"}
+    start = {name: np.zeros(SHAPE, bool) for name in ids}
+    start[EDITED][4:7, 8:14, 10:20] = True
+    start[VISIBLE][5, 12:18, 20:36] = True
+    start[HIDDEN][5, 20:26, 14:24] = True
+    segmentation.GetSegmentation().AddEmptySegment("hidden", "hidden")
+    full = tuple((0, size - 1) for size in reversed(SHAPE))
+    runner.writer.write(volume, segmentation, [SegmentMask(ids[name], mask, full) for name, mask in start.items()])
+    segmentation.GetDisplayNode().SetSegmentVisibility("hidden", False)
     node = effect.scriptedEffect.parameterSetNode()
-    if outside:
-        node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
-    node.SetOverwriteMode(node.OverwriteAllSegments if overwrite == "all" else node.OverwriteNone)
+    node.SetMaskMode(MASK_MODES[maskMode])
+    node.SetMaskSegmentID("other")
+    node.SetOverwriteMode(OVERWRITE[overwrite])
     node.SetSourceVolumeIntensityMask(limits is not None)
     if limits is not None:
         node.SetSourceVolumeIntensityMaskRange(*limits)
     effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
-    result, _ = effect._preview
-    expected = result.labelmap_KJI() > 0
-    if outside:
-        expected &= ~other
-    if limits is not None:
-        expected &= block
+    prompt = effect._preview[0].labelmap_KJI() > 0
     effect.onApply()
-    np.testing.assert_array_equal(segment(segmentation), expected)
-    np.testing.assert_array_equal(segment(segmentation, "other"), other & ~expected if overwrite == "all" else other)
+    voxels = slicer.util.arrayFromVolume(volume)
+    expected = expected_state(start, prompt, "add", maskMode, overwrite, limits, voxels)
+    for name, segmentId in ids.items():
+        np.testing.assert_array_equal(segment(segmentation, segmentId), expected[name], err_msg=name)
+
+
+def test_a_weights_file_is_chosen_in_the_weights_manager(stage, monkeypatch):
+    _, _, _, _, effect, _ = stage
+    from DBSAMSegmentLib.WeightsDialog import WeightsDialog
+
+    file = str(Path(__file__).resolve().parents[1] / "DBSAMSegment/Resources/Models/dbsam_compact.safetensors")
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: file))
+    monkeypatch.setattr(WeightsDialog, "exec_", WeightsDialog.onChooseFile)
+    effect.options.weightsButton.click()
+    assert effect.scriptedEffect.parameter("Model") == file
+    assert effect.options.combos["Model"].currentText == file
 
 
 def test_weights_of_ones_own_can_be_named(stage):

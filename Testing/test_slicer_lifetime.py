@@ -10,7 +10,7 @@ import host
 import slicer
 import slicer_scene as scenes
 from slicer_stage import block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor
+from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 
 @pytest.fixture
@@ -34,12 +34,28 @@ def test_quitting_the_application_in_the_middle_of_a_run_ends_the_thread_and_wri
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
 
 
-def test_reloading_the_module_in_the_middle_of_a_run_ends_it_and_writes_nothing(running):
+@pytest.fixture
+def own_modules():
+    """Puts back the modules that a reload replaces, as other tests hold classes of theirs."""
+    before = dict(sys.modules)
+    yield
+    sys.modules.update(before)
+
+
+def test_reloading_the_module_in_the_middle_of_a_run_ends_it_writes_nothing_and_opens_a_new_one(running, own_modules):
     widget, runner, segmentation = running
-    widget.cleanup()
+    widget.onReload()
     host.process_events(0.3)
     assert not runner.thread.busy
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    reloaded = slicer.modules.DBSAMSegmentWidget
+    assert type(reloaded) is not type(widget)
+    reloaded.logic.runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48))
+    reloaded.enter()
+    reloaded.ui.applyButton.click()
+    while reloaded.panel.run.job is not None:
+        host.process_events(0.1)
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
 
 
 def test_several_parameter_nodes_live_in_one_scene_and_are_right_after_reloading(tmp_path):

@@ -12,6 +12,7 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
+from DBSAMSegmentLib.NodeRequests import requestOf
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 SHAPE = (12, 32, 32)
@@ -62,14 +63,14 @@ def replace_model(stage, rng):
 
 
 def second_run(stage, rng):
-    request = stage["runner"].request(stage["volume"], [stage["roi"]], ["other"], stage["segmentation"])
+    request = requestOf(stage["volume"], [stage["roi"]], ["other"], stage["segmentation"])
     stage["second"] = stage["runner"].start(
         stage["volume"], stage["segmentation"], request, onFinished=stage["finished"].append
     )
 
 
 def preview(stage, rng):
-    request = stage["runner"].request(stage["volume"], [stage["roi"]], None, stage["segmentation"], axis="K")
+    request = requestOf(stage["volume"], [stage["roi"]], None, stage["segmentation"], axis="K")
     stage["runner"].preview(request, 5, lambda job: None)
 
 
@@ -125,7 +126,7 @@ def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
                 "finished": [],
             }
             nodes = scenes.node_names(scene)
-            request = runner.request(volume, [roi], ["target"], segmentation)
+            request = requestOf(volume, [roi], ["target"], segmentation)
             stage["job"] = runner.start(volume, segmentation, request, onFinished=stage["finished"].append)
 
             deadline = time.monotonic() + rng.uniform(0, 0.06)
@@ -205,7 +206,7 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
 
     watch.connect("timeout()", tick)
     try:
-        request = runner.request(volume, [roi], ["target"], segmentation, axis="K")
+        request = requestOf(volume, [roi], ["target"], segmentation, axis="K")
         watch.start()
         host.process_events(0.1)
         pauses.clear()
@@ -239,7 +240,7 @@ def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_und
         scene, ThresholdSource(ThresholdPredictor("slice", 256, seconds_per_slice=0)), cacheBytes=limit
     )
     try:
-        request = runner.request(volume, [roi], ["target"], segmentation, axis="K")
+        request = requestOf(volume, [roi], ["target"], segmentation, axis="K")
         report = runner.segment(volume, segmentation, request)
         assert len(report.segments[0].slices) == 60
         assert 0 < runner.cache.nbytes <= limit

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("slicer")
 pytest.importorskip("dbsam.volume")
 import slicer_scene as scenes
+from DBSAMSegmentLib.NodeRequests import requestOf
 from DBSAMSegmentLib.Runs import warningsOf
 from DBSAMSegmentLib.SegmentationRunner import SegmentationError, SegmentationRunner
 from threshold_predictor import ThresholdPredictor, ThresholdSource
@@ -36,7 +37,7 @@ def runner(scene):
 
 def run(runner, volume, rois, segmentation, segmentIds=None, **options):
     split = {name: options.pop(name) for name in ("mode", "editorNode", "progress", "cancel") if name in options}
-    request = runner.request(volume, rois, segmentIds, segmentation, **options)
+    request = requestOf(volume, rois, segmentIds, segmentation, **options)
     return runner.segment(volume, segmentation, request, **split)
 
 
@@ -160,7 +161,7 @@ def test_full_memory_is_explained_and_embeddings_are_freed(scene, runner):
 
 def start(runner, scene, volume, segmentation, **options):
     finished = []
-    request = runner.request(volume, [roi_around_block(scene)], None, segmentation)
+    request = requestOf(volume, [roi_around_block(scene)], None, segmentation)
     job = runner.start(volume, segmentation, request, onFinished=finished.append, **options)
     return job, finished
 
@@ -207,7 +208,7 @@ def test_two_runs_started_together_are_both_written(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
     first, _ = start(runner, scene, volume, segmentation)
-    request = runner.request(volume, [roi_around_block(scene, "second")], None, segmentation)
+    request = requestOf(volume, [roi_around_block(scene, "second")], None, segmentation)
     second = runner.start(volume, segmentation, request)
     wait(runner, second)
     assert [one.result.segments[0].name for one in (first, second)] == ["block", "second"]
@@ -346,7 +347,7 @@ def test_redo_without_a_former_result_is_refused(scene, runner):
 def test_the_preview_of_one_slice_writes_nothing(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume, ["seg"])
-    request = runner.request(volume, [roi_around_block(scene)], ["seg"], segmentation, axis="K")
+    request = requestOf(volume, [roi_around_block(scene)], ["seg"], segmentation, axis="K")
     done = []
     job = runner.preview(request, 8, done.append)
     wait(runner, job)
@@ -363,10 +364,10 @@ def test_the_estimate_is_a_usual_pace_until_slices_were_timed(scene, runner):
     segmentation = scenes.add_segmentation(scene, volume)
     runner.predictors.predictor.seconds_per_slice = 0.01
     request_roi = roi_around_block(scene)
-    request = runner.request(volume, [request_roi], None, segmentation, axis="K", device="cpu")
+    request = requestOf(volume, [request_roi], None, segmentation, axis="K", device="cpu")
     usual = runner.estimateSeconds(request)
     assert usual == pytest.approx(0.3 * 14)  # the box cuts K-slices 2 to 15
-    large = runner.request(volume, [request_roi], None, segmentation, axis="K", model="sam", device="cpu")
+    large = requestOf(volume, [request_roi], None, segmentation, axis="K", model="sam", device="cpu")
     assert runner.estimateSeconds(large) == pytest.approx(8 * 14)
     runner.segment(volume, segmentation, request)
     assert 0.1 < runner.estimateSeconds(request) < 5

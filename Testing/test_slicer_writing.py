@@ -6,30 +6,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("slicer")
-import slicer
 import slicer_scene as scenes
 import vtk
 from DBSAMSegmentLib.Geometry import GeometryError
 from DBSAMSegmentLib.Labelmaps import modifierLabelmap
 from DBSAMSegmentLib.SegmentWriter import SegmentMask, SegmentWriter
+from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 
 SHAPE = (8, 10, 12)
 FULL = ((0, 11), (0, 9), (0, 7))
-EDITED, VISIBLE, HIDDEN = "edited", "visible", "hidden"
-Node = slicer.vtkMRMLSegmentationNode
-MASK_MODES = {
-    "everywhere": Node.EditAllowedEverywhere,
-    "inside all": Node.EditAllowedInsideAllSegments,
-    "inside visible": Node.EditAllowedInsideVisibleSegments,
-    "outside all": Node.EditAllowedOutsideAllSegments,
-    "outside visible": Node.EditAllowedOutsideVisibleSegments,
-    "inside one": Node.EditAllowedInsideSingleSegment,
-}
-OVERWRITE = {
-    "all": slicer.vtkMRMLSegmentEditorNode.OverwriteAllSegments,
-    "visible": slicer.vtkMRMLSegmentEditorNode.OverwriteVisibleSegments,
-    "none": slicer.vtkMRMLSegmentEditorNode.OverwriteNone,
-}
 
 
 def block(k, j, i):
@@ -77,32 +62,6 @@ def raw_state(segmentation):
         values = b"" if empty else bytes(memoryview(scalars))
         label = segmentation.GetSegmentation().GetSegment(name).GetLabelValue()
         result.append((name, None if empty else labelmap.GetExtent(), label, values))
-    return result
-
-
-def expected_state(start, prompt, mode, maskMode, overwrite, intensity, voxels):
-    """Slicer's documented rules, in numpy and without Slicer."""
-    everything = start[EDITED] | start[VISIBLE] | start[HIDDEN]
-    visible = start[EDITED] | start[VISIBLE]
-    editable = {
-        "everywhere": np.ones(SHAPE, bool),
-        "inside all": everything,
-        "inside visible": visible,
-        # The segment that is being edited never protects itself.
-        "outside all": ~(start[VISIBLE] | start[HIDDEN]),
-        "outside visible": ~start[VISIBLE],
-        "inside one": start[VISIBLE],
-    }[maskMode]
-    if intensity is not None:
-        editable = editable & (voxels >= intensity[0]) & (voxels <= intensity[1])
-    result = dict(start)
-    if mode == "set":
-        result[EDITED] = (prompt & editable) | (start[EDITED] & ~editable)
-    else:
-        result[EDITED] = start[EDITED] | (prompt & editable)
-    overwritten = {"all": (VISIBLE, HIDDEN), "visible": (VISIBLE,), "none": ()}[overwrite]
-    for name in overwritten:
-        result[name] = start[name] & ~result[EDITED] if mode == "set" else start[name] & ~(prompt & editable)
     return result
 
 

@@ -92,7 +92,7 @@ def _rows(report: Path) -> Iterator[Row]:
 
 def _print(prompt: str, by_seed: Sequence[Sequence[Row]], infos: dict[str, DatasetInfo]) -> None:
     rows = []
-    means = _mean_of_seeds(by_seed)
+    means = mean_of_seeds(by_seed)
     chosen = {g.name: [row for row in means if g.includes(infos[row.dataset], row)] for g in GROUPS_3D_2D}
     for name, title in TITLES.items():
         cells = [title]
@@ -122,7 +122,7 @@ def _interval(rows: Sequence[Row], metric: str) -> str:
     return f"{100 * mean.value:.2f} ({100 * mean.low:.2f}–{100 * mean.high:.2f})"
 
 
-def _mean_of_seeds(by_seed: Sequence[Sequence[Row]]) -> list[Row]:
+def mean_of_seeds(by_seed: Sequence[Sequence[Row]]) -> list[Row]:
     """One row for each object and model, with the mean of the seeds' scores."""
     every = [row for rows in by_seed for row in rows]
     groups = group_by(every, lambda row: (row.model, row.dataset, row.case, row.structure))

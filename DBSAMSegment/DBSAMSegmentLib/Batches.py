@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import slicer
 
 from .Geometry import nodeName
+from .NodeRequests import requestOf
 from .Runs import RunReport
 from .SegmentationRunner import SegmentationError, SegmentationRunner
 
@@ -151,7 +152,7 @@ def runSequence(
             sequences.UpdateProxyNodesFromSequences(browserNode)
             work.GetSegmentation().RemoveAllSegments()
             work.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-            request, segmentOptions = _split(runner, volumeNode, roiNodes, work, options)
+            request, segmentOptions = _split(volumeNode, roiNodes, work, options)
             one = runner.segment(volumeNode, work, request, progress=report, cancel=cancel, **segmentOptions)
             one.frame = frame
             reports.append(one)
@@ -202,7 +203,7 @@ def _runCase(
             segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
             segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
             temporary.append(segmentationNode)
-        request, segmentOptions = _split(runner, volumeNode, roiNodes, segmentationNode, options)
+        request, segmentOptions = _split(volumeNode, roiNodes, segmentationNode, options)
         result = runner.segment(
             volumeNode, segmentationNode, request, progress=progress, cancel=cancel, **segmentOptions
         )
@@ -222,7 +223,6 @@ def _runCase(
 
 
 def _split(
-    runner: SegmentationRunner,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode],
     segmentationNode: slicer.vtkMRMLSegmentationNode,
@@ -232,7 +232,7 @@ def _split(
     segmentOptions = {name: value for name, value in options.items() if name in ("mode", "editorNode")}
     requestOptions = {name: value for name, value in options.items() if name not in segmentOptions}
     segmentIds = requestOptions.pop("segmentIds", None)
-    return runner.request(volumeNode, roiNodes, segmentIds, segmentationNode, **requestOptions), segmentOptions
+    return requestOf(volumeNode, roiNodes, segmentIds, segmentationNode, **requestOptions), segmentOptions
 
 
 def _loaded(load: Callable[..., Any], path: str | Path, properties: dict[str, Any] | None) -> slicer.vtkMRMLNode:

@@ -16,6 +16,7 @@ from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fill
 from .InferenceThread import Job
 from .KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
 from .LivePreview import LivePreview
+from .NodeRequests import requestOf
 from .Nodes import newRoi, newSegmentation
 from .Packages import ensurePackages, missingPackages
 from .ResultPanel import ResultPanel
@@ -150,15 +151,11 @@ class Panel(VTKObservationMixin):
         with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
             if not ensurePackages(self.ui.weightsButton.window()):
                 return
-            from .WeightsDialog import WeightsDialog
+            from .WeightsDialog import chooseModel
 
-            dialog = WeightsDialog(self.ui.weightsButton.window())
-            dialog.selectModel(self._get("model") or "")
-            dialog.exec_()
-            dialog.shutDown()
-            if dialog.chosenModel:
-                self._set("model", dialog.chosenModel)
-            dialog.deleteLater()
+            chosen = chooseModel(self.ui.weightsButton.window(), self._get("model") or "")
+            if chosen:
+                self._set("model", chosen)
 
     def isReady(self) -> tuple[bool, str]:
         """Whether the parameters suffice for a run, and what is missing."""
@@ -200,7 +197,7 @@ class Panel(VTKObservationMixin):
         axis = self._axisIndex()
         corrected = dict(zip(self.rois(), decodeKeyBoxes(parameters.keyBoxes, len(self.rois())), strict=True))
         single = len(self.rois()) == 1 and parameters.segmentId
-        return self.logic.runner.request(
+        return requestOf(
             parameters.volume,
             roiNodes,
             [parameters.segmentId] if single else None,

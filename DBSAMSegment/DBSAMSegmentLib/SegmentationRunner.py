@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import slicer
 
-from .Geometry import displayedWindow, nodeName, roiBox, snapshotVolume, volumeIdentity
+from .Geometry import nodeName, roiBox, volumeIdentity
 from .InferenceThread import InferenceThread, Job, Priority
+from .NodeRequests import requestOf
 from .Pace import usualSecondsPerSlice
 from .Predictors import PredictorSource
-from .Requests import KeyBoxes, RunPrompt, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
+from .Requests import KeyBoxes, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
 from .RunErrors import SegmentationError, explainedError
 from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .SceneEvents import observeNodes
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 1024 * 2**20
-AS_DISPLAYED = "displayed"
 
 
 class SegmentationRunner:
@@ -79,45 +79,6 @@ class SegmentationRunner:
         if self._cache is not None:
             self._cache.clear()
         return ended
-
-    def request(
-        self,
-        volumeNode: slicer.vtkMRMLScalarVolumeNode,
-        roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode],
-        segmentIds: Sequence[str | None] | None = None,
-        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
-        *,
-        model: str = "compact",
-        device: str = "auto",
-        axis: str | int = "auto",
-        strategy: str = "track",
-        intensity: Any = "auto",
-        keyBoxes: Sequence[KeyBoxes | None] | None = None,
-    ) -> RunRequest:
-        """Checks the nodes and takes everything out of them that a run needs.
-
-        Raises:
-            ValueError: an input that can't be used; the message says what to do.
-        """
-        if not roiNodes:
-            raise ValueError("No ROI is selected: place one around the structure, or choose one.")
-        for name, values in (("segmentIds", segmentIds), ("keyBoxes", keyBoxes)):
-            if values is not None and len(values) != len(roiNodes):
-                raise ValueError(f"{name} has {len(values)} entries for {len(roiNodes)} ROIs: give one for each ROI.")
-        snapshot = snapshotVolume(volumeNode)
-        axisIndex = snapshot.geometry.axis_index(axis)
-        prompts = []
-        for number, roiNode in enumerate(roiNodes):
-            box: Any = roiBox(roiNode, volumeNode)
-            if keyBoxes is not None and keyBoxes[number]:
-                box = withKeyBoxes(box, snapshot.geometry, axisIndex, keyBoxes[number])
-            segmentId = segmentIds[number] if segmentIds is not None else None
-            if not segmentId and segmentationNode is not None:
-                segmentId = segmentationNode.GetSegmentation().GetSegmentIdBySegmentName(roiNode.GetName())
-            prompts.append(RunPrompt(roiNode.GetName(), box, segmentId or ""))
-        if intensity == AS_DISPLAYED:
-            intensity = displayedWindow(volumeNode)
-        return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, intensity)
 
     def start(
         self,
@@ -208,7 +169,7 @@ class SegmentationRunner:
             segmentId: the segment with the result.
             index: the slice to begin with.
             keyBoxes: slice index -> corrected box; see `withKeyBoxes`.
-            options: what `request` and `start` take by name.
+            options: what `requestOf` and `start` take by name.
 
         Raises:
             ValueError: there is no former result of this segment to redo.
@@ -219,7 +180,7 @@ class SegmentationRunner:
         names = ("model", "device", "axis", "strategy", "intensity")
         settings = {name: options.pop(name) for name in names if name in options}
         settings["axis"] = former.axis
-        request = self.request(volumeNode, [roiNode], [segmentId], **settings)
+        request = requestOf(volumeNode, [roiNode], [segmentId], **settings)
         geometry = request.snapshot.geometry
         box = roiBox(roiNode, volumeNode)
         slices = slicesFrom(index, box, geometry, former.axis)

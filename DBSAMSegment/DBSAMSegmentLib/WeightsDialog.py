@@ -203,6 +203,20 @@ class WeightsDialog(qt.QDialog):
         return button
 
 
+def chooseModel(parent: qt.QWidget, current: str) -> str:
+    """Opens the weights manager.
+
+    Returns:
+        A model's name or a file's path; "" if none was chosen.
+    """
+    dialog = WeightsDialog(parent)
+    dialog.selectModel(current)
+    dialog.exec_()
+    dialog.shutDown()
+    dialog.deleteLater()
+    return dialog.chosenModel
+
+
 def megabytes(size: int | None) -> str:
     """A size for people."""
     return "-" if size is None else f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

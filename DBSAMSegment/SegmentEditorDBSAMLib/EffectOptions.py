@@ -9,6 +9,7 @@ import ctk
 import qt
 import slicer
 from DBSAMSegmentLib.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from DBSAMSegmentLib.Packages import ensurePackages
 from slicer.i18n import tr as _
 
 SCOPES = (("slice", _("This slice")), ("roi", _("All slices of the ROI")))
@@ -66,6 +67,8 @@ class EffectOptions:
             self.combos[name] = combo
             if name in _MORE:
                 moreLayout.addRow(label, combo)
+                if name == "Model":
+                    moreLayout.addRow("", self._newWeightsButton())
             else:
                 scriptedEffect.addLabeledOptionsWidget(label, combo)
         scriptedEffect.addOptionsWidget(more)
@@ -101,8 +104,26 @@ class EffectOptions:
         self.roiSelector.disconnect("currentNodeChanged(vtkMRMLNode*)", self._onRoi)
         self.applyButton.disconnect("clicked()", self._onApply)
         self.cancelButton.disconnect("clicked()", self._onCancel)
+        self.weightsButton.disconnect("clicked()", self.onWeights)
         for combo in self.combos.values():
             combo.blockSignals(True)
+
+    def onWeights(self) -> None:
+        """Opens the weights manager and takes up the model or file chosen there."""
+        with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
+            if not ensurePackages(self.weightsButton.window()):
+                return
+            from DBSAMSegmentLib.WeightsDialog import chooseModel
+
+            chosen = chooseModel(self.weightsButton.window(), self._effect.parameter("Model"))
+            if chosen:
+                self._onChosen("Model", chosen)
+
+    def _newWeightsButton(self) -> Any:
+        self.weightsButton = qt.QPushButton(_("Models..."))
+        self.weightsButton.toolTip = _("Download models, or choose a weights file of your own.")
+        self.weightsButton.connect("clicked()", self.onWeights)
+        return self.weightsButton
 
     def _onChosen(self, name: str, value: str) -> None:
         self._effect.setParameter(name, value)

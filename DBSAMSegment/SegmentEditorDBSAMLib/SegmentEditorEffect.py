@@ -176,12 +176,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             index: the slice.
             box_xyxy: x_min, y_min, x_max, y_max in continuous pixel coordinates.
         """
+        from DBSAMSegmentLib.NodeRequests import sliceRequestOf
+
         from dbsam.volume import SliceBoxes
 
         volumeNode = self._volume()
         self._drop()
         self._boxes = {"axis": axis, "index": index, "box": np.asarray(box_xyxy, float).tolist()}
-        request = self._requestOf(SliceBoxes(axis, {index: box_xyxy}), axis)
+        request = sliceRequestOf(volumeNode, SliceBoxes(axis, {index: box_xyxy}), axis, **self._settings())
 
         def show(job):
             self.job = None
@@ -221,6 +223,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.updateGUIFromMRML()
 
     def _startRoi(self):
+        from DBSAMSegmentLib.NodeRequests import requestOf
         from DBSAMSegmentLib.Packages import ensurePackages
         from DBSAMSegmentLib.Tokens import newCancelToken
 
@@ -229,7 +232,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         runner, roiNode, volumeNode = self._runnerInUse(), self._roi(), self._volume()
         axis = self._boxes.get("axis", "auto")
         keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
-        request = runner.request(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
+        request = requestOf(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
         self._drop()
 
         def finished(job):
@@ -265,15 +268,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._boxes = {}
         warnings = warningsOf(result.slices, clipped)
         self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
-
-    def _requestOf(self, prompt, axis):
-        from DBSAMSegmentLib.Geometry import displayedWindow, snapshotVolume
-        from DBSAMSegmentLib.Requests import RunPrompt, RunRequest
-
-        settings = self._settings()
-        if settings["intensity"] == "displayed":
-            settings["intensity"] = displayedWindow(self._volume())
-        return RunRequest(snapshotVolume(self._volume()), (RunPrompt("", prompt),), axis=axis, **settings)
 
     def _settings(self):
         names = {"model": "Model", "device": "Device", "intensity": "Intensity", "strategy": "Strategy"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
     from dbsam.download import ProgressCallback
     from dbsam.intensity import IntensityRule
-    from dbsam.predictor import SlicePredictor
+    from dbsam.predictor import ModelPredictor, SlicePredictor
     from dbsam.progress import CancelToken
     from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
+
+logger = logging.getLogger(__name__)
 
 
 def load_predictor(
@@ -24,16 +27,20 @@ def load_predictor(
     device: str = "auto",
     *,
     base: str | os.PathLike[str] | None = None,
+    precision: str = "auto",
+    compiled: bool = False,
     download: bool = True,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
-) -> SlicePredictor:
+) -> ModelPredictor:
     """Load a network for `segment`.
 
     Args:
         model: "compact", "dbsam", "sam", "medsam", another name of `dbsam weights list`, or a weights file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         base: Weights that a checkpoint of trained parts alone stands on, by name or path; by default what it names.
+        precision: "float32", "bfloat16", "float16", or "auto": bfloat16 on NVIDIA GPUs from Ampere on, else float32.
+        compiled: Whether the image encoder is compiled, see `ModelPredictor`; pays for hundreds of slices.
         download: Whether missing weights are fetched from their official address.
         progress: Called while weights are downloaded or verified.
         cancel: Ends that.
@@ -41,15 +48,17 @@ def load_predictor(
     Raises:
         CheckpointError: The weights are unknown, missing, damaged or of another architecture.
         DownloadError: The download failed.
-        ValueError: This computer has no such device.
+        ValueError: This computer has no such device, or there is no such precision.
     """
+    from dbsam.device import choose_precision
     from dbsam.predictor import ModelPredictor
     from dbsam.weights import load_model
 
     name = model if isinstance(model, str) else Path(model)
     base_name = base if base is None or isinstance(base, str) else Path(base)
     loaded = load_model(name, device, base_name, download, progress, cancel)
-    return ModelPredictor(loaded.model, loaded.signature)
+    logger.info("%s %s. %s", loaded.info.name, loaded.info.version, loaded.device_note)
+    return ModelPredictor(loaded.model, loaded.signature, choose_precision(precision, loaded.device), compiled)
 
 
 def segment(

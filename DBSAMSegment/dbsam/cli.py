@@ -20,11 +20,12 @@ from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
 from dbsam.intensity import RULE_NAMES, IntensityRule
+from dbsam.predictor import PRECISIONS
 from dbsam.progress import Cancelled, CancelToken
 from dbsam.terminal import ProgressBar, log_to_terminal
 
 if TYPE_CHECKING:
-    from dbsam.predictor import SlicePredictor
+    from dbsam.predictor import ModelPredictor, SlicePredictor
 
 logger = logging.getLogger("dbsam")
 
@@ -104,21 +105,25 @@ class _ModelOnDemand:
 
     def __call__(self) -> SlicePredictor:
         if self._predictor is None:
-            from dbsam.predictor import ModelPredictor
-            from dbsam.weights import load_model
-
-            arguments = self._arguments
-            with ProgressBar(arguments.model, arguments.quiet) as bar:
+            with ProgressBar(self._arguments.model, self._arguments.quiet) as bar:
                 try:
-                    loaded = load_model(
-                        arguments.model, arguments.device, arguments.base, progress=bar, cancel=self._cancel
-                    )
+                    predictor = _load(self._arguments, progress=bar, cancel=self._cancel)
                 except ValueError as error:
                     raise _DeviceError(str(error)) from error
-            logger.info("%s %s. %s", loaded.info.name, loaded.info.version, loaded.device_note)
-            self.device = str(loaded.device)
-            self._predictor = ModelPredictor(loaded.model, loaded.signature)
+            self._predictor, self.device = predictor, predictor.device
         return self._predictor
+
+
+def _load(arguments: argparse.Namespace, **callbacks: Any) -> ModelPredictor:
+    """The model that the arguments ask for."""
+    return load_predictor(
+        arguments.model,
+        arguments.device,
+        base=arguments.base,
+        precision=arguments.precision,
+        compiled=arguments.compile,
+        **callbacks,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,6 +174,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--base", metavar="PATH", help="SAM weights that a checkpoint of trained parts stands on")
     models.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    models.add_argument(
+        "--precision", choices=PRECISIONS, default="auto",
+        help="auto (default): bfloat16 on NVIDIA GPUs from Ampere on, else float32",
+    )  # fmt: skip
+    models.add_argument(
+        "--compile", action="store_true",
+        help="compile the image encoder first, which takes about a minute: for hundreds of slices",
+    )  # fmt: skip
 
     parser = _parser(argparse.ArgumentParser, "Box-prompted segmentation of medical images by DB-SAM.", prog="dbsam")
     parser.add_argument("--version", action="version", version=f"dbsam {__version__}")
@@ -294,7 +307,7 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
         workers = cluster.Workers.of(arguments)
         model: Callable[[], SlicePredictor] = _ModelOnDemand(arguments, cancel)
         if workers:
-            model = partial(load_predictor, arguments.model, arguments.device, base=arguments.base)
+            model = partial(_load, arguments)
         find = partial(locate, arguments.model)
         summary = run_batch(cases, state, model, arguments.model, find, bar, cancel, tell, workers)
     if arguments.json:

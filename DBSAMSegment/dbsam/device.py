@@ -7,6 +7,8 @@ import logging
 import torch
 from torch import nn
 
+from dbsam.predictor import PRECISIONS
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +65,25 @@ def move_model(model: nn.Module, device: torch.device, note: str) -> tuple[torch
         logger.warning(note)
         return torch.device("cpu"), note
     return device, note
+
+
+def choose_precision(requested: str, device: torch.device) -> str:
+    """Find the precision to compute in.
+
+    Args:
+        requested: "auto", "float32", "bfloat16" or "float16". "auto" is bfloat16 on NVIDIA GPUs that compute it (from
+            Ampere on), else float32.
+        device: Where the network is.
+
+    Raises:
+        ValueError: `requested` is none of them.
+    """
+    if requested not in PRECISIONS:
+        raise ValueError(f"Unknown precision {requested!r}: use {', '.join(PRECISIONS)}.")
+    if requested != "auto":
+        return requested
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if ampere else "float32"
 
 
 def _why_not(device: torch.device) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +13,8 @@ from dbsam.preprocessing import Region, box_region, resample_slice, slice_region
 
 if TYPE_CHECKING:
     from dbsam.modeling.dbsam import DBSAM, EncodedImages
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 SMALLEST_BOX_SHARE = 0.3
 """A box whose longer side is a smaller share of the region's is served better by a region of its own."""
@@ -90,11 +92,11 @@ class ModelPredictor:
         model: In evaluation mode, on its device.
         signature: Identifies weights and settings.
         precision: "float32", or "bfloat16" and "float16" where the device gains by it.
+        compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
+            then take a minute or so; it needs a C++ compiler, or Triton on a GPU.
     """
 
-    def __init__(
-        self, model: DBSAM, signature: str, precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    ) -> None:
+    def __init__(self, model: DBSAM, signature: str, precision: str = "float32", compiled: bool = False) -> None:
         import torch
 
         self.model = model
@@ -102,6 +104,15 @@ class ModelPredictor:
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
         self._dtype = getattr(torch, precision)
+        self._encode: Callable[[Any, Any], EncodedImages] = model.encode
+        if compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._encode = _kept(torch.compile(model.encode, mode=mode))
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return str(self._device)
 
     def region_for(
         self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
@@ -139,7 +150,7 @@ class ModelPredictor:
             inputs.append(pixels.transpose(2, 0, 1))
             valid.append(inside[None])
         with torch.inference_mode(), self._autocast():
-            encoded = self.model.encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
+            encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
         return [
             ImageEmbedding(
                 EncodedImages(encoded.image_embedding[n : n + 1], tuple(m[n : n + 1] for m in encoded.maps)), region
@@ -165,3 +176,15 @@ class ModelPredictor:
         import torch
 
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+
+def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:
+    """Copies the results, which CUDA graphs overwrite at the next call."""
+
+    def encode_and_copy(images: Any, valid: Any) -> EncodedImages:
+        from dbsam.modeling.dbsam import EncodedImages
+
+        encoded = encode(images, valid)
+        return EncodedImages(encoded.image_embedding.clone(), tuple(m.clone() for m in encoded.maps))
+
+    return encode_and_copy

@@ -1,0 +1,48 @@
+"""What the scripts behind the documentation's figures compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ladder import mean_of_seeds
+from run_all import SCRIPTS
+from scaling import exponent
+from unseen_sources import folds_of
+
+from dbsam_training.dataset_info import DatasetInfo
+from dbsam_training.statistics import Row
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_every_script_of_the_table_is_there():
+    assert [name for name in SCRIPTS if not (BENCHMARKS / f"{name}.py").is_file()] == []
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert exponent({n: 0.3 * n**1.7 for n in (1, 10, 1000)}) == pytest.approx(1.7)
+
+
+def test_the_data_sets_of_a_source_are_left_out_together_and_each_once():
+    infos = {
+        f"{modality}{n}": DatasetInfo(f"{modality}{n}", modality, reference=reference)
+        for modality, references in {"CT": ("a", "b", "", "c"), "MR": ("a", "d", "d")}.items()
+        for n, reference in enumerate(references)
+    }
+    folds = folds_of(infos, 3)
+    assert sorted(name for fold in folds for name in fold) == sorted(infos)
+    assert any({"CT0", "MR0"} <= set(fold) for fold in folds)
+    assert any({"MR1", "MR2"} <= set(fold) for fold in folds)
+    assert all(any(name.startswith("CT") for name in fold) for fold in folds)
+
+
+def test_the_ladder_averages_the_seeds_of_an_object():
+    def row(model, structure, dsc):
+        return Row("set", "case", structure, "CT", 3, model, "paper", dsc, dsc / 2)
+
+    seeds = [[row("a", "liver", 0.4), row("b", "liver", 0.6)], [row("a", "liver", 0.8), row("a", "kidney", 0.1)]]
+    means = {(one.model, one.structure): (one.dsc, one.nsd) for one in mean_of_seeds(seeds)}
+    assert means["a", "liver"] == pytest.approx((0.6, 0.3))
+    assert means["a", "kidney"] == pytest.approx((0.1, 0.05))
+    assert means["b", "liver"] == pytest.approx((0.6, 0.3))

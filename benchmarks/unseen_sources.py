@@ -1,0 +1,120 @@
+"""How much worse is the compact model on a source that it has never seen?
+
+    python benchmarks/unseen_sources.py --data DATA --store STORE --output FOLDS
+
+Every source is left out of training in one of the folds, with all its data sets; sources of one modality are spread
+over the folds. Each fold is trained by the recipe `compact` with the same steps and seed as a run on all sources, and
+both are scored on the validation samples of the left-out sources. Super-pixels, which don't say which source they are
+from, are left out of all. The store comes from `dbsam-train prepare --config compact`. What is there already is kept;
+`--folds` trains only some, so that several processes may share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from timing import print_table
+
+from dbsam_training.cli import main as dbsam_train
+from dbsam_training.dataset_info import DatasetInfo
+from dbsam_training.nnunet import find_datasets
+from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
+
+RECIPE = "compact"
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def main() -> None:
+    """Train what isn't there yet, and print the table once all folds are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="data sets in nnU-Net's raw layout")
+    parser.add_argument("--store", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--count", type=int, default=8, help="number of folds")
+    parser.add_argument("--folds", type=int, nargs="+", help="train only these; 0 is the run on all sources")
+    options = parser.parse_args()
+    infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
+    left_out = {0: [], **dict(enumerate(folds_of(infos, options.count), 1))}
+    found = {}
+    for fold in options.folds or left_out:
+        found[fold] = _train(options.output / f"fold{fold}", options.store, left_out[fold], options.steps)
+    if len(found) == len(left_out):
+        _print(found, left_out, infos, options.steps)
+
+
+def folds_of(infos: Mapping[str, DatasetInfo], count: int) -> list[list[str]]:
+    """Data sets of each fold: a source stays together, the sources of a modality are dealt out in turn."""
+    sources: dict[str, list[str]] = defaultdict(list)
+    for name, info in infos.items():
+        sources[info.reference or name].append(name)
+    dealt = sorted(sources.values(), key=lambda names: (infos[names[0]].modality, names[0]))
+    return [[name for names in dealt[fold::count] for name in names] for fold in range(count)]
+
+
+def _train(run: Path, store: Path, left_out: Sequence[str], steps: int) -> Scores:
+    """Validation DSC by prompt and data set of a run without some data sets, trained if it isn't finished."""
+    result = run / "validation.json"
+    if not result.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        recipe = {
+            "extends": RECIPE,
+            "data": {"dataset_weights": dict.fromkeys([SUPERPIXELS, *left_out], 0.0)},
+            "run": {"steps": steps, "validate_every": steps},
+        }
+        (run / "fold.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        arguments = ["fit", "--config", str(run / "fold.yaml"), "--store", str(store), "--output", str(run)]
+        if status := dbsam_train(arguments):
+            raise SystemExit(status)
+    scores: Scores = json.loads(result.read_text(encoding="utf-8"))["per_set"]
+    return scores
+
+
+def _print(
+    found: Mapping[int, Scores], left_out: Mapping[int, Sequence[str]], infos: Mapping[str, DatasetInfo], steps: int
+) -> None:
+    prompts = list(found[0])
+    drops: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
+    for fold, names in left_out.items():
+        for name in names:
+            if name in found[0][prompts[0]] and not infos[name].ill_posed_for_one_box:
+                pairs = [(found[0][prompt][name], found[fold][prompt][name]) for prompt in prompts]
+                drops[infos[name].modality][name] = tuple(value for pair in pairs for value in pair)
+    rows = [(modality, str(len(of)), *_cells(list(of.values()))) for modality, of in sorted(drops.items())]
+    every = [values for of in drops.values() for values in of.values()]
+    rows.append(("all", str(len(every)), *_cells(every)))
+    head = [f"{prompt}: {what}" for prompt in prompts for what in ("trained on", "left out", "drop")]
+    print_table(
+        "Sources that were left out of training",
+        [
+            f"{len(left_out) - 1} folds, {steps} steps each, one seed; DSC in percent on validation samples, means "
+            "over data sets that are well posed for one box. The interval is of a bootstrap over data sets."
+        ],
+        ["modality", "data sets", *head],
+        rows,
+    )
+
+
+def _cells(values: Sequence[tuple[float, ...]]) -> list[str]:
+    table = np.array(values) * 100
+    cells = []
+    for column in range(0, table.shape[1], 2):
+        seen, unseen = table[:, column], table[:, column + 1]
+        cells += [f"{seen.mean():.1f}", f"{unseen.mean():.1f}", _with_interval(seen - unseen)]
+    return cells
+
+
+def _with_interval(drops: np.ndarray) -> str:
+    drawn = np.random.default_rng(0).choice(drops, (2000, len(drops))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return f"{drops.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+if __name__ == "__main__":
+    main()
