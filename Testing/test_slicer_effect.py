@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("slicer")
 pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
-import qt
 import slicer
 import slicer_scene as scenes
 import vtk
@@ -215,6 +214,7 @@ def test_masking_and_overwriting_are_slicers_rules(stage, maskMode, overwrite, l
 
 def test_a_weights_file_is_chosen_in_the_weights_manager(stage, monkeypatch):
     _, _, _, _, effect, _ = stage
+    import qt
     from DBSAMSegmentLib.WeightsDialog import WeightsDialog
 
     file = str(Path(__file__).resolve().parents[1] / "DBSAMSegment/Resources/Models/dbsam_compact.safetensors")

@@ -88,11 +88,13 @@ def slice_region(slice_hw: tuple[int, int], spacing_xy: tuple[float, float], squ
 
 @dataclass(frozen=True)
 class _Taps:
-    """Linear samples along one axis: output n = matrix[n] @ source[start:stop]; `valid` says whether n lies inside."""
+    """Linear samples along one axis: output n is the sum over t of weights[n, t] * source[indices[n, t]].
 
-    start: int
-    stop: int
-    matrix: NDArray[np.float32]
+    `valid` says whether n lies inside the source.
+    """
+
+    indices: NDArray[np.intp]
+    weights: NDArray[np.float32]
     valid: NDArray[np.float32]
 
 
@@ -100,22 +102,30 @@ def _taps(source_size: int, first: float, step: float, count: int) -> _Taps:
     """Triangle filter at first + n * step, widened to the step when that is coarser than the source (antialiasing)."""
     support = max(1.0, step)
     centres = first + step * np.arange(count)
-    start = int(np.clip(np.floor(centres[0] - support) + 1, 0, source_size))
-    stop = int(np.clip(np.ceil(centres[-1] + support), start, source_size))
-    positions = np.arange(start, stop)
-    weights = np.clip(1.0 - np.abs(positions[None, :] - centres[:, None]) / support, 0.0, None)
+    indices = np.floor(centres - support).astype(np.intp)[:, None] + np.arange(1, int(np.ceil(2 * support)) + 1)
+    weights = np.clip(1.0 - np.abs(indices - centres[:, None]) / support, 0.0, None)
+    weights[(indices < 0) | (indices >= source_size)] = 0.0
     total = weights.sum(1, keepdims=True)
-    matrix = np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-6)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-6)
     valid = (centres >= -0.5) & (centres <= source_size - 0.5)
-    return _Taps(start, stop, matrix.astype(np.float32), valid.astype(np.float32))
+    return _Taps(indices.clip(0, source_size - 1), weights.astype(np.float32), valid.astype(np.float32))
 
 
 def _apply(image: NDArray[np.generic], rows: _Taps, columns: _Taps) -> NDArray[np.float32]:
-    part = np.asarray(image[rows.start : rows.stop, columns.start : columns.stop], dtype=np.float32)
-    if part.ndim == 2:
-        return rows.matrix @ part @ columns.matrix.T
-    channels = [rows.matrix @ part[..., c] @ columns.matrix.T for c in range(part.shape[2])]
-    return np.stack(channels, axis=-1)
+    left = columns.indices.min()
+    seen = image[:, left : columns.indices.max() + 1]
+    along_rows = _weighted_sum(seen, rows.indices, rows.weights, 0)
+    sampled = _weighted_sum(along_rows, columns.indices - left, columns.weights, 1)
+    return sampled.astype(np.float32, copy=False)
+
+
+def _weighted_sum(
+    image: NDArray[np.generic], indices: NDArray[np.intp], weights: NDArray[np.float32], axis: int
+) -> NDArray[np.generic]:
+    # Not a product of matrices: NumPy's would start threads, which keep the network's waiting long after.
+    shape = [-1 if n == axis else 1 for n in range(image.ndim)]
+    taps = zip(indices.T, weights.T, strict=True)
+    return sum(weight.reshape(shape) * image.take(index, axis) for index, weight in taps)
 
 
 def resample_slice(

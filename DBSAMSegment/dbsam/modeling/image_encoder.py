@@ -93,7 +93,9 @@ class DualBranchImageEncoder(ImageEncoderViT):
                 size = (self.conv_image_size, self.conv_image_size)
                 small = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
             shallow, maps = self.conv_branch(small)
-        deep = self.patch_embed(x)
+            shallow = shallow.contiguous()
+        # A convolution's tokens lie channel by channel; every sum would keep that, and every layer norm would copy it.
+        deep = self.patch_embed(x).contiguous()
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
         for index, block in enumerate(self.blocks):
