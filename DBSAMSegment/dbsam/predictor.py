@@ -19,9 +19,6 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 SMALLEST_BOX_SHARE = 0.3
 """A box whose longer side is a smaller share of the region's is served better by a region of its own."""
 
-SMALL_INPUT = 256
-"""Side in pixels up to which a network's images are computed side by side on the CPU, see `SingleThreads`."""
-
 
 class Embedding(Protocol):
     """What a predictor keeps of a slice; only the predictor that made it reads it."""
@@ -102,8 +99,6 @@ class ModelPredictor:
     def __init__(self, model: DBSAM, signature: str, precision: str = "float32", compiled: bool = False) -> None:
         import torch
 
-        from dbsam.single_threads import SingleThreads
-
         self.model = model
         self.signature = f"{signature}:{precision}"
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
@@ -113,8 +108,6 @@ class ModelPredictor:
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
             self._encode = _kept(torch.compile(model.encode, mode=mode))
-        small = self._device.type == "cpu" and model.config.image_size <= SMALL_INPUT
-        self._threads = SingleThreads() if small and not compiled else None
 
     @property
     def device(self) -> str:
@@ -144,21 +137,6 @@ class ModelPredictor:
         Raises:
             ValueError: An image isn't (H, W, 3).
         """
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
-        if self._threads is None:
-            return self._encode_batch(images, regions)
-        parts = self._threads.map(self._encode_batch, ([one] for one in images), ([one] for one in regions))
-        return [embedding for part in parts for embedding in part]
-
-    def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
-        """See `SlicePredictor`."""
-        if self._threads is None:
-            return self._decode(embedding, boxes_xyxy)
-        return self._threads.run(self._decode, embedding, boxes_xyxy)
-
-    def _encode_batch(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> list[ImageEmbedding]:
         import torch
 
         from dbsam.modeling.dbsam import EncodedImages
@@ -166,6 +144,8 @@ class ModelPredictor:
         size = self.model.config.image_size
         inputs, valid = [], []
         for image, region in zip(images, regions, strict=True):
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
             pixels, inside = resample_slice(image, region, size)
             inputs.append(pixels.transpose(2, 0, 1))
             valid.append(inside[None])
@@ -178,7 +158,8 @@ class ModelPredictor:
             for n, region in enumerate(regions)
         ]
 
-    def _decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+    def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        """See `SlicePredictor`."""
         import torch
 
         boxes = embedding.region.boxes_to_input(boxes_xyxy, self.model.config.image_size).astype(np.float32)
