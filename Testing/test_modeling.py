@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from dbsam.modeling.builder import build_model
 from dbsam.modeling.channel_attention import ChannelAttentionBlock
 from dbsam.modeling.config import SYSTEMS, DBSAMConfig, named_config
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.modeling.deformable_attention import DeformableAttention, deformable_sample
+from dbsam.modeling.deformable_attention import DeformableAttention, sample_by_bags, sample_by_grid
 from dbsam.modeling.fusion import ViTConvFusion
 
 TINY = {
@@ -177,21 +178,27 @@ def naive_sample(value: torch.Tensor, locations: torch.Tensor, weights: torch.Te
     return out.flatten(2)
 
 
-def test_deformable_sampling_equals_a_naive_loop_and_reads_zero_outside() -> None:
+@pytest.mark.parametrize("sample", [sample_by_bags, sample_by_grid])
+def test_deformable_sampling_equals_a_naive_loop_and_reads_zero_outside(sample: Callable[..., torch.Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64)
     locations = torch.rand(2, 3, 7, 4, 2, generator=generator, dtype=torch.float64) * 9 - 1.5
     weights = torch.rand(2, 3, 7, 4, generator=generator, dtype=torch.float64)
-    assert torch.allclose(deformable_sample(value, locations, weights), naive_sample(value, locations, weights))
+    expected = naive_sample(value, locations, weights)
+    assert torch.allclose(sample(value, locations, weights), expected)
+    half = sample(value.bfloat16(), locations.float(), weights.float())
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.double(), expected, atol=0.1)
 
 
-def test_deformable_sampling_passes_gradcheck() -> None:
+@pytest.mark.parametrize("sample", [sample_by_bags, sample_by_grid])
+def test_deformable_sampling_passes_gradcheck(sample: Callable[..., torch.Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(1, 2, 2, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     # Away from integers, where bilinear interpolation has no derivative.
     locations = (torch.randint(0, 2, (1, 2, 3, 2, 2), generator=generator) + 0.3).double().requires_grad_()
     weights = torch.rand(1, 2, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(deformable_sample, (value, locations, weights))
+    assert torch.autograd.gradcheck(sample, (value, locations, weights))
 
 
 def test_new_deformable_attention_looks_along_one_ray_a_head() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .Predictors import gpuTorch
 
-# Seconds per slice on a laptop's processor, rounded up: the compact network at its own size, the others with SAM's
-# ViT-B on 1024 x 1024 pixels. Own files are most likely fine-tuned from one of the large ones.
-_CPU_SECONDS = {"compact": 0.3}
-_LARGE_CPU_SECONDS = 8.0
+# Seconds per slice on two cores of a server, rounded up (docs/benchmarks.md): the compact network, and the others with
+# SAM's ViT-B on 1024 x 1024 pixels. Own files are most likely fine-tuned from one of the large ones.
+_CPU_SECONDS = {"compact": 0.1, "sam": 8.0, "medsam": 8.0}
+_LARGE_CPU_SECONDS = 11.0
 _GPU_SECONDS = 0.2
 
 

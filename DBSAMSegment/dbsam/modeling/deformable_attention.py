@@ -21,6 +21,12 @@ def deformable_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tens
     Returns:
         (B, N, heads * D).
     """
+    sample = sample_by_bags if value.device.type == "cpu" else sample_by_grid
+    return sample(value, locations, weights)
+
+
+def sample_by_grid(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """`deformable_sample` where `grid_sample` is one fast kernel: on GPUs."""
     batch, heads, dim, height, width = value.shape
     queries = locations.shape[2]
     size = torch.tensor([width, height], dtype=locations.dtype, device=locations.device)
@@ -28,6 +34,30 @@ def deformable_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tens
     sampled = F.grid_sample(value.flatten(0, 1), grid.to(value.dtype), mode="bilinear", align_corners=False)
     mixed = (sampled * weights.flatten(0, 1).unsqueeze(1).to(value.dtype)).sum(-1)
     return mixed.view(batch, heads * dim, queries).transpose(1, 2)
+
+
+def sample_by_bags(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """`deformable_sample` on the CPU, where a weighted sum of table rows takes a third of `grid_sample`'s time.
+
+    A query is a bag of the four tokens around each of its points.
+    """
+    batch, heads, dim, height, width = value.shape
+    queries = locations.shape[2]
+    low = locations.floor()
+    corners = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=value.device)
+    x, y = (low.unsqueeze(-2).long() + corners).unbind(-1)
+    beyond = (locations - low).unsqueeze(-2)
+    shares = torch.where(corners.bool(), beyond, 1 - beyond).prod(-1) * weights.unsqueeze(-1)
+    shares = shares * ((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    maps = torch.arange(batch * heads, device=value.device).view(batch, heads, 1, 1, 1) * (height * width)
+    rows = maps + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    # Bags of bfloat16 rows have given NaN (torch 2.14).
+    table = value.permute(0, 1, 3, 4, 2).reshape(-1, dim).to(torch.promote_types(value.dtype, torch.float32))
+    bags = batch * heads * queries
+    mixed = F.embedding_bag(
+        rows.reshape(bags, -1), table, per_sample_weights=shares.reshape(bags, -1).to(table.dtype), mode="sum"
+    )
+    return mixed.view(batch, heads, queries, dim).transpose(1, 2).flatten(2).to(value.dtype)
 
 
 class DeformableAttention(nn.Module):
