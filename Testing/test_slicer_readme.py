@@ -53,7 +53,7 @@ def console(tmp_path, monkeypatch):
 
 
 def test_there_are_three_examples_of_three_lines():
-    assert [len(block.splitlines()) for block in BLOCKS] == [3, 3, 3]
+    assert [sum(bool(line) for line in block.splitlines()) for block in BLOCKS] == [3, 3, 3]
 
 
 def test_the_console_examples_run_as_they_stand(console, tmp_path):
