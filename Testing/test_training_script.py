@@ -61,7 +61,7 @@ def test_its_own_folder_does_not_hide_pythons_statistics(tmp_path):
 
 
 def test_every_recipe_can_be_read_and_says_what_it_is_for():
-    names = {path.stem for path in (TRAIN.parent / "Resources/Recipes").glob("*.yaml")}
+    names = {path.stem for path in (TRAIN.parents[1] / "Resources/Recipes").glob("*.yaml")}
     assert set(recipe_names()) == names >= {"compact", "compact-open", "paper", "finetune"}
     assert all(len(load_recipe(name).description) > 30 for name in recipe_names())
 
