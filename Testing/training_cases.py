@@ -26,6 +26,8 @@ TINY_MODEL = {
     "decoder_heads": 2,
     "decoder_mlp_dim": 16,
     "iou_head_hidden_dim": 16,
+    "adapter_dropout": 0.0,
+    "drop_path": 0.0,
 }
 
 
@@ -38,10 +40,12 @@ def tiny_recipe(base: str = "compact", **overrides: Any) -> Recipe:
         "run.steps": 6,
         "run.precision": "32-true",
         "run.accelerator": "cpu",
+        "run.resident": False,
         "run.validate_every": 3,
         "run.validate_per_dataset": 2,
         "run.checkpoint_every": 2,
         "optimizer.warm_up_steps": 2,
+        "augment.insert": 0.0,
     }
     return load_recipe(base, values | {name.replace("__", "."): value for name, value in overrides.items()})
 

@@ -51,7 +51,7 @@ def measure(folder: Path, count: int, side: int) -> dict[str, float]:
     from dbsam_training.layouts import find_sources
     from dbsam_training.prepare import prepare
     from dbsam_training.recipes import DataOptions
-    from dbsam_training.store import TrainingStore, iterate_batches
+    from dbsam_training.store import TrainingStore
 
     work = folder / f"scale{count}"
     shutil.rmtree(work, ignore_errors=True)
@@ -69,8 +69,8 @@ def measure(folder: Path, count: int, side: int) -> dict[str, float]:
     store = TrainingStore(work / "store")
     total = 0
     order = np.random.default_rng(0).permutation(len(store))
-    for _, batch in iterate_batches(store, order, 32):
-        total += int(batch["images"][0, 0, 0, 0])
+    for start in range(0, len(order), 32):
+        total += int(store.batch(order[start : start + 32])["images"][0, 0, 0, 0])
     read = time.perf_counter()
     size = sum(path.stat().st_size for path in (work / "store").rglob("*.bin"))
     shutil.rmtree(work)

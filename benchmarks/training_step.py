@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from encoder_vs_sam import with_stock_encoder
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     size, batch, device = options.image_size, options.batch, options.device
     if options.alone:
-        _Step(options.alone, size, batch, device, options.precision[0])()
+        Step(options.alone, size, batch, device, options.precision[0])()
         print(json.dumps(peak_memory_mb(device)))
         return
     same = ["--image-size", str(size), "--batch", str(batch), "--device", device]
@@ -46,7 +47,7 @@ def main() -> None:
     rates: dict[str, float] = {}
     for precision in options.precision:
         rates[precision] = matrix_rate(getattr(torch, precision), device)
-        steps = {name: _Step(name, size, batch, device, precision) for name in NAMES}
+        steps = {name: Step(name, size, batch, device, precision) for name in NAMES}
         if not flops:
             flops = {name: flops_of(step) for name, step in steps.items()}
         seconds = interleaved(steps, options.rounds, device)
@@ -68,12 +69,15 @@ def main() -> None:
     )
 
 
-class _Step:
+class Step:
     """One training step on fixed images: batch, loss, gradients, AdamW."""
 
-    def __init__(self, name: str, size: int, batch: int, device: str, precision: str) -> None:
+    def __init__(
+        self, name: str, size: int, batch: int, device: str, precision: str, compiled: bool = False, **settings: Any
+    ) -> None:
         system = "dbsam" if name.startswith("DB-SAM") else "sam"
-        self._model = random_model(system, image_size=size, conv_image_size=size // 4).to(device).train()
+        model = random_model(system, image_size=size, conv_image_size=size // 4, **settings)
+        self._model = model.to(device, memory_format=torch.channels_last).train()
         self._model.image_encoder.checkpointing = name == "DB-SAM, checkpointing"
         generator = torch.Generator().manual_seed(0)
         self._images = (torch.rand(batch, 3, size, size, generator=generator) * 255).to(device)
@@ -81,7 +85,8 @@ class _Step:
         self._target = torch.zeros(batch, size // 4, size // 4, device=device)
         self._target[:, size // 12 : size // 6, size // 16 : size // 6] = 1
         self._autocast = torch.autocast(device, getattr(torch, precision), enabled=precision != "float32")
-        self._logits: Callable[[], Tensor] = lambda: self._model(self._images, self._boxes)[0]
+        network = torch.compile(self._model) if compiled else self._model
+        self._logits: Callable[[], Tensor] = lambda: network(self._images, self._boxes)[0]
         trained: nn.Module = self._model
         if name == "plain loop":
             trained = self._use_segment_anything(device)
@@ -90,6 +95,7 @@ class _Step:
         self._scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
 
     def __call__(self) -> None:
+        """Do the step."""
         with self._autocast:
             logits = self._logits()
         loss = cross_entropy_dice(logits.float(), self._target).mean()

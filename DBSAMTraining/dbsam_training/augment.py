@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dbsam_training.box_draws import bounds, draw_boxes
+from dbsam_training.distort import distort_batch
+from dbsam_training.draws import Draws
 from dbsam_training.recipes import AugmentOptions, PromptOptions
+from dbsam_training.shapes import Shapes, paint
 from dbsam_training.store import PATCH_SIZE
+
+_CENTRE = (PATCH_SIZE - 1) / 2
+_SHORTEST_SIDE = 8.0
+_ELASTIC_POINTS = 4
 
 
 @dataclass(frozen=True)
@@ -44,157 +50,119 @@ class Batch:
 
 
 def make_batch(
-    arrays: dict[str, NDArray[Any]],
+    arrays: Mapping[str, Tensor],
     size: int,
     mask_size: int,
-    rngs: Sequence[np.random.Generator],
+    table: Tensor,
     prompts: PromptOptions,
     augment: AugmentOptions,
 ) -> Batch:
-    """Draws a prompt and an augmentation for each sample and samples the network's input.
+    """Draws a prompt and an augmentation for each sample and samples the network's input, on the arrays' device.
 
     Args:
         arrays: A batch of the store.
         size: Side S of the network's input.
         mask_size: Side M of the masks.
-        rngs: Source of every random choice, one a sample: what becomes of it does not depend on the rest of the batch.
+        table: (B, draws.COUNT) random numbers, one row a sample.
         prompts: How boxes are drawn.
         augment: How images are changed.
     """
-    count = len(arrays["images"])
-    thetas = np.empty((count, 2, 3), np.float32)
-    boxes = np.empty((count, 4), np.float32)
-    for n, rng in enumerate(rngs):
-        matrix = _random_affine(rng) if rng.random() < augment.geometric else np.eye(2)
-        thetas[n], boxes[n] = _place(arrays, n, matrix, size, rng, prompts)
-    images, valid = _sample(arrays, torch.from_numpy(thetas), size)
-    masks, mask_valid = _sample_masks(arrays, torch.from_numpy(thetas), mask_size)
-    images = torch.stack([_augment_intensity(image, rng, augment) for image, rng in zip(images, rngs, strict=True)])
-    return Batch(images, valid, torch.from_numpy(boxes), masks, mask_valid)
+    draws = Draws(table)
+    hulls, whole = arrays["hulls"], _corners(arrays["prompts"])
+    inserted, shapes = draws.chance(augment.insert), Shapes.draw(draws)
+    if augment.insert:
+        drawn = shapes.hull()
+        hulls = torch.where(inserted[:, None, None], drawn, hulls)
+        whole = torch.where(inserted[:, None, None], _corners(bounds(drawn)), whole)
+    matrix = _random_affine(draws, augment.geometric)
+    thetas, boxes = _place(arrays, hulls, whole, matrix, size, draws, prompts)
+    bend = _bend(thetas, draws, augment.elastic)
+    grid = _grid(thetas, bend, size)
+    images = F.grid_sample(
+        arrays["images"].permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False
+    )
+    valid = _inside(arrays["slices"], grid)
+    mask_grid = grid if mask_size == size else _grid(thetas, bend, mask_size)
+    masks = _sample_masks(arrays["masks"], mask_grid)
+    if augment.insert:
+        chosen = inserted[:, None, None]
+        images = torch.where(chosen[:, None], paint(images, shapes.depth(_pixels(grid)), draws), images)
+        masks = torch.where(chosen, shapes.depth(_pixels(mask_grid)) >= 0, masks)
+    images = distort_batch(images, draws, augment)
+    mask_valid = _inside(arrays["slices"], mask_grid)
+    return Batch(images, valid.unsqueeze(1), boxes, masks.float() * mask_valid, mask_valid)
 
 
-def _random_affine(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Quarter turn, flip, small rotation and anisotropic scale, as a 2x2 matrix about the patch's centre."""
-    angle = rng.integers(4) * np.pi / 2 + (rng.uniform(-0.4, 0.4) if rng.random() < 0.5 else 0.0)
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    stretch = np.exp(rng.uniform(-0.2, 0.2))
-    return rotation @ np.diag([stretch * rng.choice([-1.0, 1.0]), 1.0 / stretch])
+def _corners(edges: Tensor) -> Tensor:
+    """Corners (B, 4, 2) of rectangles (B, 4)."""
+    return edges[:, [0, 1, 2, 1, 0, 3, 2, 3]].view(-1, 4, 2)
+
+
+def _random_affine(draws: Draws, share: float) -> Tensor:
+    """Quarter turn, flip, small rotation and anisotropic scale, as 2x2 matrices about the patches' centres."""
+    small = torch.where(draws.chance(0.5), draws.uniform(-0.4, 0.4), 0.0)
+    angle = draws.uniform(0, 4).floor() * (math.pi / 2) + small
+    cosine, sine = angle.cos(), angle.sin()
+    rotation = torch.stack([cosine, -sine, sine, cosine], -1).view(-1, 2, 2)
+    stretch, flip = draws.uniform(-0.2, 0.2).exp(), torch.where(draws.chance(0.5), -1.0, 1.0)
+    matrix = rotation * torch.stack([stretch * flip, 1 / stretch], -1)[:, None, :]
+    return torch.where(draws.chance(share)[:, None, None], matrix, torch.eye(2, device=matrix.device))
 
 
 def _place(
-    arrays: dict[str, NDArray[Any]],
-    n: int,
-    matrix: NDArray[np.float64],
+    arrays: Mapping[str, Tensor],
+    hulls: Tensor,
+    whole: Tensor,
+    matrix: Tensor,
     size: int,
-    rng: np.random.Generator,
+    draws: Draws,
     prompts: PromptOptions,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The affine from the output's to the patch's normalised coordinates, and the box in output pixels."""
-    centre = (PATCH_SIZE - 1) / 2
-    x0, y0, x1, y1 = arrays["prompts"][n]
-    whole = (np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]) - centre) @ matrix.T
-    hull = (arrays["hulls"][n] - centre) @ matrix.T
-    box = _draw_box(hull, whole, float(arrays["pixels"][n]), rng, prompts)
+) -> tuple[Tensor, Tensor]:
+    """The affines from the outputs' to the patches' normalised coordinates, and the boxes in output pixels."""
+    turn = matrix.transpose(1, 2)
+    boxes = draw_boxes((hulls - _CENTRE) @ turn, (whole - _CENTRE) @ turn, arrays["pixels"], draws, prompts)
+    longest = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp_min(_SHORTEST_SIDE)
+    jitter, shift = draws.uniform(*prompts.context_jitter), draws.uniform(-1, 1, 2)
     if prompts.whole_slice:
-        sx0, sy0, sx1, sy1 = arrays["slices"][n]
-        edges = (np.array([[sx0, sy0], [sx1, sy0], [sx0, sy1], [sx1, sy1]]) - centre) @ matrix.T
-        middle, side = (edges.min(0) + edges.max(0)) / 2, np.ptp(edges, axis=0).max()
-        box = np.clip(box, np.tile(edges.min(0), 2), np.tile(edges.max(0), 2))
+        edges = bounds((_corners(arrays["slices"]) - _CENTRE) @ turn)
+        middle, side = (edges[:, :2] + edges[:, 2:]) / 2, (edges[:, 2:] - edges[:, :2]).amax(1)
+        boxes = boxes.clamp(edges[:, :2].repeat(1, 2), edges[:, 2:].repeat(1, 2))
     else:
-        longest = max(box[2] - box[0], box[3] - box[1], 8.0)
-        side = longest * prompts.context * rng.uniform(*prompts.context_jitter)
+        side = longest * prompts.context * jitter
         slack = (side - longest) / 2 * 0.6
-        middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + rng.uniform(-slack, slack, 2)
-    scale = size / side
-    box_out = (box.reshape(2, 2) - middle) * scale + (size - 1) / 2
-    inverse = np.linalg.inv(matrix)
-    theta = np.empty((2, 3))
-    theta[:, :2] = inverse * (side / PATCH_SIZE)
-    theta[:, 2] = inverse @ middle * (2 / PATCH_SIZE)
-    return theta.astype(np.float32), box_out.reshape(4).astype(np.float32)
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * slack[:, None]
+    placed = (boxes - middle.repeat(1, 2)) * (size / side)[:, None] + (size - 1) / 2
+    inverse = matrix.inverse()
+    shift_back = inverse @ middle[:, :, None] * (2 / PATCH_SIZE)
+    return torch.cat([inverse * (side / PATCH_SIZE)[:, None, None], shift_back], 2), placed
 
 
-def _draw_box(
-    hull: NDArray[np.float64],
-    whole: NDArray[np.float64],
-    pixel: float,
-    rng: np.random.Generator,
-    prompts: PromptOptions,
-) -> NDArray[np.float64]:
-    ended = bool(np.isnan(hull).any())
-    tight = np.concatenate([whole.min(0), whole.max(0)]) if ended else np.concatenate([hull.min(0), hull.max(0)])
-    extent = np.tile(tight[2:] - tight[:2], 2)
-    outwards = np.array([-1.0, -1.0, 1.0, 1.0])
-    kind = rng.random()
-    if kind < prompts.paper and not ended:
-        return tight + outwards * rng.uniform(0, 20, 4) * pixel
-    if kind < prompts.paper + prompts.loose or ended:
-        rectangle = np.concatenate([whole.min(0), whole.max(0)])
-        if np.allclose(rectangle, tight, atol=2.0) and not ended:
-            return tight + outwards * rng.uniform(0, 0.6, 4) * extent
-        if (
-            ended and rng.random() < 0.5
-        ):  # a box carried over from the neighbouring slice is smaller than the whole object
-            middle, half = (rectangle[:2] + rectangle[2:]) / 2, (rectangle[2:] - rectangle[:2]) / 2
-            half = half * rng.uniform(0.4, 1.0)
-            rectangle = np.concatenate([middle - half, middle + half])
-        return rectangle + outwards * rng.uniform(0, 6, 4) * pixel
-    if kind < prompts.paper + prompts.loose + prompts.cut:
-        return tight - outwards * rng.uniform(0, 0.05, 4) * extent
-    return tight + outwards * (rng.uniform(0, 0.15, 4) * extent + rng.uniform(0, 1.5, 4) * pixel)
+def _bend(thetas: Tensor, draws: Draws, share: float) -> Tensor:
+    """Displacements (B, 2, points, points) of a few grid points, up to 3 % of the region, for a share of the samples."""
+    strength = torch.where(draws.chance(share), draws.uniform(0, 0.03), 0.0)
+    side = thetas[:, :, :2].flatten(1).norm(dim=1) * math.sqrt(2)  # of the region, in normalised coordinates
+    field = draws.uniform(-1, 1, 2, _ELASTIC_POINTS, _ELASTIC_POINTS)
+    return field * (strength * side)[:, None, None, None]
 
 
-def _sample(arrays: dict[str, NDArray[Any]], thetas: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(thetas, [len(images), 1, size, size], align_corners=False)
-    sampled = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return sampled, _inside(arrays, grid).unsqueeze(1)
+def _grid(thetas: Tensor, bend: Tensor, size: int) -> Tensor:
+    """Sampling places (B, size, size, 2) in the patches' normalised coordinates."""
+    straight = F.affine_grid(thetas, [len(thetas), 1, size, size], align_corners=False)
+    return straight + F.interpolate(bend, (size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
-def _sample_masks(arrays: dict[str, NDArray[Any]], thetas: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    masks = torch.from_numpy(arrays["masks"]).unsqueeze(1).float() / 255
-    grid = F.affine_grid(thetas, [len(masks), 1, size, size], align_corners=False)
-    sampled = F.grid_sample(masks, grid, padding_mode="border", align_corners=False)[:, 0]
-    valid = _inside(arrays, grid)
-    return (sampled >= 0.5).float() * valid, valid
+def _pixels(grid: Tensor) -> Tensor:
+    return (grid + 1) * PATCH_SIZE / 2 - 0.5
 
 
-def _inside(arrays: dict[str, NDArray[Any]], grid: Tensor) -> Tensor:
-    pixels = (grid + 1) * PATCH_SIZE / 2 - 0.5
-    edges = torch.from_numpy(arrays["slices"]).view(-1, 1, 1, 4).clamp(-0.5, PATCH_SIZE - 0.5)
+def _sample_masks(masks: Tensor, grid: Tensor) -> Tensor:
+    cover = F.grid_sample(
+        masks.unsqueeze(1).float() / 255, grid, padding_mode="border", align_corners=False
+    )
+    return cover[:, 0] >= 0.5
+
+
+def _inside(slices: Tensor, grid: Tensor) -> Tensor:
+    pixels = _pixels(grid)
+    edges = slices.view(-1, 1, 1, 4).clamp(-0.5, PATCH_SIZE - 0.5)
     return ((pixels >= edges[..., :2]) & (pixels <= edges[..., 2:])).all(-1).float()
-
-
-def _augment_intensity(image: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:
-    if rng.random() < options.repeat_channel:
-        image = image[1:2].expand(3, -1, -1) if rng.random() < 0.7 else image.mean(0, keepdim=True).expand(3, -1, -1)
-    if rng.random() < options.invert:
-        image = 255 - image
-    if rng.random() < options.intensity:
-        image = _distort(image, rng)
-    return image.clamp(0, 255)
-
-
-def _distort(image: Tensor, rng: np.random.Generator) -> Tensor:
-    size = image.shape[-1]
-    image = image / 255
-    if rng.random() < 0.5:
-        image = image.clamp(0, 1) ** float(np.exp(rng.uniform(-0.7, 0.7)))
-    if rng.random() < 0.3:
-        low, high = np.sort(rng.uniform(-0.1, 1.1, 2))
-        if high - low > 0.3:
-            image = ((image - low) / (high - low)).clamp(0, 1)
-    if rng.random() < 0.3:
-        field = torch.from_numpy(rng.uniform(0.6, 1.4, (1, 1, 3, 3)).astype(np.float32))
-        image = image * F.interpolate(field, (size, size), mode="bicubic", align_corners=True)[0]
-    if rng.random() < 0.3:
-        factor = float(rng.uniform(0.3, 0.9))
-        small = F.interpolate(image[None], scale_factor=factor, mode="bilinear", antialias=True)
-        image = F.interpolate(small, (size, size), mode="bilinear")[0]
-    if rng.random() < 0.4:
-        noise = rng.standard_normal((1, size, size) if rng.random() < 0.5 else (3, size, size), dtype=np.float32)
-        deviation = float(rng.uniform(0.0, 0.12))
-        image = image + torch.from_numpy(noise) * deviation * (image if rng.random() < 0.3 else 1.0)
-    if rng.random() < 0.2:
-        image = image * torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1)).astype(np.float32))
-    return image * 255

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dbsam.modeling.config import DBSAMConfig
 from dbsam_training.augment import Batch, make_batch
 from dbsam_training.recipes import Recipe
 from dbsam_training.sampling import Sampler
+from dbsam_training.resident import ResidentStore
 from dbsam_training.store import TrainingStore
 
 
@@ -28,36 +32,52 @@ class BatchDataset(Dataset[Batch]):
         recipe: How to draw, prompt and augment.
         rank: Of the process.
         world: Number of processes.
+        device: Whose memory holds the samples; None to read them from disk.
     """
 
-    def __init__(self, folders: list[Path], recipe: Recipe, rank: int, world: int) -> None:
+    def __init__(
+        self, folders: list[Path], recipe: Recipe, rank: int, world: int, device: torch.device | None = None
+    ) -> None:
+        self._device = device
         self._folders, self._recipe = folders, recipe
         self._config = recipe.model.config
         self._rank, self._world = rank, world
-        self._opened: tuple[TrainingStore, Sampler] | None = None
+        self._opened: tuple[Callable[[NDArray[np.int64]], dict[str, Tensor]], Sampler] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # Worker processes open the stores themselves instead of receiving their columns.
         return {**self.__dict__, "_opened": None}
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        store, sampler = self._open()
+        read, sampler = self._open()
         step, part = key
         run = self._recipe.run
         size = run.batch_size // (self._world * run.accumulate)
         start = (self._rank * run.accumulate + part) * size
         share = slice(start, start + size)
-        arrays = store.batch(sampler.batch(step)[share])
-        rngs = sampler.generators(step)[share]
+        arrays = read(sampler.batch(step)[share])
+        draws = torch.from_numpy(sampler.draws(step)[share]).to(self._device or "cpu")
         masks = mask_size(self._recipe, self._config)
-        return make_batch(arrays, self._config.image_size, masks, rngs, self._recipe.prompts, self._recipe.augment)
+        return make_batch(arrays, self._config.image_size, masks, draws, self._recipe.prompts, self._recipe.augment)
 
-    def _open(self) -> tuple[TrainingStore, Sampler]:
+    @property
+    def read(self) -> Callable[[NDArray[np.int64]], dict[str, Tensor]]:
+        """Returns the arrays of samples by their positions in the store."""
+        return self._open()[0]
+
+    def _open(self) -> tuple[Callable[[NDArray[np.int64]], dict[str, Tensor]], Sampler]:
         if self._opened is None:
             store = TrainingStore(self._folders)
             run = self._recipe.run
-            self._opened = store, Sampler(store, self._recipe.data, run.batch_size, run.seed)
+            self._opened = reader(store, self._device), Sampler(store, self._recipe.data, run.batch_size, run.seed)
         return self._opened
+
+
+def reader(store: TrainingStore, device: torch.device | None) -> Callable[[NDArray[np.int64]], dict[str, Tensor]]:
+    """What returns the arrays of samples by their positions: from disk, or from a device's memory."""
+    if device is not None:
+        return ResidentStore(store, device).batch
+    return lambda indices: {name: torch.from_numpy(values) for name, values in store.batch(indices).items()}
 
 
 class _Steps:

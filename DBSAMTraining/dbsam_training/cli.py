@@ -89,22 +89,36 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--strategy", default="track", choices=("track", "box"), help="of the prompt roi")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="slices per encoder pass (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the loose boxes (default: 0)")
+    parser.add_argument(
+        "--sheet",
+        default="datasets",
+        choices=("datasets", "worst"),
+        help="on picture sheets: one object of each data set, or those worst under the first model (default: datasets)",
+    )
+    parser.add_argument("--sheet-rows", type=int, default=10, metavar="N", help="rows of a picture sheet (default: 10)")
+    parser.add_argument("--licence", choices=("any", "open"), help="open: only data sets whose licence allows any use")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from dbsam_training.evaluate import Settings, evaluate
+    from dbsam_training.licences import is_open
     from dbsam_training.nnunet import find_datasets
     from dbsam_training.report import markdown_report
     from dbsam_training.segmenters import load_segmenters
-    from dbsam_training.sheet import choose_examples, write_sheet
+    from dbsam_training.sheet import write_sheet
     from dbsam_training.summary import summarise, summary_as_json
 
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit must be at least 1, not {options.limit}.")
+    for name, value in (("--limit", options.limit), ("--sheet-rows", options.sheet_rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
     prompts = tuple(dict.fromkeys(options.prompt))
-    settings = Settings(options.split, prompts, options.limit, options.axis, options.seed)
-    datasets = find_datasets(options.data)
+    settings = Settings(
+        options.split, prompts, options.limit, options.axis, options.seed, options.sheet, options.sheet_rows
+    )
+    datasets = [
+        dataset for dataset in find_datasets(options.data) if options.licence != "open" or is_open(dataset.info.licence)
+    ]
     segmenters = load_segmenters(options.model, options.device, options.strategy, options.batch_size)
     folder: Path = options.report
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,8 +126,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     summary = summarise(evaluation)
     sheets = []
     for prompt in prompts:
-        chosen = choose_examples([example for example in evaluation.examples if example.prompt == prompt])
-        if chosen:
+        if chosen := evaluation.examples.chosen(prompt):
             sheets.append(f"cases-{prompt}.png")
             write_sheet(folder / sheets[-1], chosen, evaluation.models)
     (folder / "summary.json").write_text(json.dumps(summary_as_json(evaluation, summary), indent=1), encoding="utf-8")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
 from dbsam.image import Volume
 from dbsam.intensity import IntensityWindow, resolve_intensity
+from dbsam_training.examples import KEEPERS, Example, ExampleKeeper
 from dbsam_training.metrics import score_masks
 from dbsam_training.nnunet import Case, CaseError, DatasetInfo, RawDataset, Structure
 from dbsam_training.prompts import BoolArray, FloatArray, paper_boxes, roi_box, slice_stack
@@ -52,6 +52,8 @@ class Settings:
         limit: most cases per data set; None takes all.
         axis: slice axis, by any name that `ImageGeometry.axis_index` knows.
         seed: of the loose boxes.
+        sheet: of `KEEPERS`: what the picture sheets show.
+        sheet_rows: most rows of a sheet.
     """
 
     split: str = "val"
@@ -59,11 +61,15 @@ class Settings:
     limit: int | None = None
     axis: str = "auto"
     seed: int = 0
+    sheet: str = "datasets"
+    sheet_rows: int = 10
 
     def __post_init__(self) -> None:
         unknown = set(self.prompts) - set(PROMPTS)
         if unknown or not self.prompts:
             raise ValueError(f"Unknown prompts {sorted(unknown)}: use {' or '.join(PROMPTS)}.")
+        if self.sheet not in KEEPERS:
+            raise ValueError(f"Unknown sheet {self.sheet!r}: use {' or '.join(KEEPERS)}.")
 
 
 @dataclass(frozen=True)
@@ -76,32 +82,6 @@ class Problem:
     skipped: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """The largest slice of an object, for the picture sheet.
-
-    Attributes:
-        image: [y,x] grey or [y,x,3] colour, as the models see it.
-        box_xyxy: the prompt on this slice, in continuous pixel coordinates.
-        truth: [y,x].
-        masks: [y,x] by model.
-        dsc: of the whole object, by model.
-        spacing_xy: of the slice's pixels, in mm.
-    """
-
-    dataset: str
-    case: str
-    structure: str
-    modality: str
-    prompt: str
-    image: NDArray[np.uint8]
-    box_xyxy: FloatArray
-    truth: BoolArray
-    masks: dict[str, BoolArray]
-    dsc: dict[str, float]
-    spacing_xy: tuple[float, float]
-
-
 @dataclass
 class Evaluation:
     """What came out: one row per object, model and prompt, and all that a report needs."""
@@ -111,8 +91,10 @@ class Evaluation:
     datasets: dict[str, DatasetInfo] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.examples: ExampleKeeper = KEEPERS[self.settings.sheet](self.settings.sheet_rows)
 
 
 def evaluate(
@@ -171,11 +153,11 @@ def _evaluate_case(
         result.problems.append(Problem(name, case_name, str(error), skipped=True))
         return []
     rows: list[Row] = []
-    wants_example = all(example.dataset != name for example in result.examples)
     for group in _groups(dataset.structures(case), case.labels_KJI.size):
         for prompt in result.settings.prompts:
             run = _PromptedGroup(dataset.info, case, volume, group, prompt, result.settings)
             masks: dict[str, list[BoolArray]] = {}
+            scores: dict[str, list[Row]] = {}
             for segmenter in segmenters:
                 started = time.monotonic()
                 try:
@@ -184,10 +166,12 @@ def _evaluate_case(
                     result.problems.append(Problem(name, case_name, f"{segmenter.name}: {error}", skipped=True))
                     continue
                 result.seconds[segmenter.name] += time.monotonic() - started
-                rows.extend(run.score(segmenter.name, masks[segmenter.name]))
-            if wants_example and len(masks) == len(segmenters):
-                result.examples.append(run.example(masks, rows, window))
-        wants_example = False
+                scores[segmenter.name] = list(run.score(segmenter.name, masks[segmenter.name]))
+                rows.extend(scores[segmenter.name])
+            if len(masks) == len(segmenters):
+                sizes = [int(np.count_nonzero(structure.mask_KJI)) for structure in group]
+                for index in result.examples.wanted(scores[segmenters[0].name], sizes):
+                    result.examples.add(run.example(index, masks, scores, window))
     return rows
 
 
@@ -235,17 +219,20 @@ class _PromptedGroup:
             )
 
     def example(
-        self, masks: Mapping[str, Sequence[BoolArray]], rows: Sequence[Row], window: IntensityWindow
+        self,
+        which: int,
+        masks: Mapping[str, Sequence[BoolArray]],
+        scores: Mapping[str, Sequence[Row]],
+        window: IntensityWindow,
     ) -> Example:
-        """The largest slice of the group's largest object, as the models see it."""
-        largest = int(np.argmax([np.count_nonzero(structure.mask_KJI) for structure in self._structures]))
-        structure = self._structures[largest]
+        """The largest slice of one of the group's objects, as the models see it."""
+        structure = self._structures[which]
         truth = slice_stack(structure.mask_KJI, self._axis)
         index = int(np.argmax(np.count_nonzero(truth, axis=(1, 2))))
         if self._prompt == "paper":
-            box = self._slice_boxes[largest][index]
+            box = self._slice_boxes[which][index]
         else:
-            box = slice_boxes_xyxy(self._rois[largest], self._case.geometry, self._axis)[index]
+            box = slice_boxes_xyxy(self._rois[which], self._case.geometry, self._axis)[index]
         x_axis, y_axis = slice_axes(self._axis)
         spacing = self._case.geometry.spacing_mm
         return Example(
@@ -257,12 +244,8 @@ class _PromptedGroup:
             image=window.apply(slice_stack(self._volume.voxels, self._axis)[index]),
             box_xyxy=box,
             truth=truth[index].copy(),
-            masks={model: slice_stack(found[largest], self._axis)[index].copy() for model, found in masks.items()},
-            dsc={
-                row.model: row.dsc
-                for row in rows
-                if row.structure == structure.name and row.prompt == self._prompt and row.model in masks
-            },
+            masks={model: slice_stack(found[which], self._axis)[index].copy() for model, found in masks.items()},
+            dsc={model: rows[which].dsc for model, rows in scores.items()},
             spacing_xy=(spacing[x_axis], spacing[y_axis]),
         )
 

@@ -77,7 +77,8 @@ class Trainer:
         self.step, self.best = 0, -1.0
         if (folder / LAST).exists():
             self._resume()
-        self._batches = BatchDataset(stores, recipe, self.fabric.global_rank, self.fabric.world_size)
+        device = self.fabric.device if recipe.run.resident else None
+        self._batches = BatchDataset(stores, recipe, self.fabric.global_rank, self.fabric.world_size, device)
 
     def _setup(self) -> None:
         recipe, fabric = self.recipe, self.fabric
@@ -92,7 +93,9 @@ class Trainer:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
-        self.module, self.optimizer = fabric.setup(self.model, optimizer)
+        compiled = recipe.run.compiled and fabric.device.type == "cuda"
+        network = torch.compile(self.model) if compiled else self.model
+        self.module, self.optimizer = fabric.setup(network, optimizer)
         self.averaged = averaged_copy(self.model) if options.ema else self.model
         self._train_mode()
 
@@ -117,7 +120,7 @@ class Trainer:
         main = self.fabric.is_global_zero
         logs = self._open_logs() if main else None
         validation: Validation | None = None
-        pin = self.fabric.device.type == "cuda"
+        pin = self.fabric.device.type == "cuda" and not self.recipe.run.resident
         batches = iter(batch_loader(self._batches, self.recipe, self.step, self.steps, pin))
         began, first = time.monotonic(), self.step
         with ProgressBar("training", quiet=not main) as bar:
@@ -193,7 +196,10 @@ class Trainer:
     def _validate(self, logs: tuple[CsvLog, CsvLog] | None) -> Validation | None:
         self.averaged.eval()
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        result, examples = validate(self._exported, self._forward, self.store, self.chosen, self.recipe, rank, world)
+        read = self._batches.read
+        result, examples = validate(
+            self._exported, self._forward, self.store, read, self.chosen, self.recipe, rank, world
+        )
         self._train_mode()
         if result is None:
             return None

@@ -30,6 +30,7 @@ class PatchOptions:
         intensity: Rule that maps voxels to 0..255.
         room: Side of a patch over the loosest prompt's longer side.
         beyond: Slices beyond each end of a 3D object that become examples of an empty mask.
+        neighbours: Whether a grey slice keeps the slices before and after it as channels.
         seed: Seed of the choice.
     """
 
@@ -37,6 +38,7 @@ class PatchOptions:
     intensity: str = "auto"
     room: float = 1.7
     beyond: int = 2
+    neighbours: bool = False
     seed: int = 0
 
 
@@ -75,7 +77,7 @@ def cut_objects(
         window = resolve_intensity(options.intensity, case.voxels_KJI)
         for structure in source.structures(case):
             for candidate in by_structure.get(structure.name, []):
-                yield cut_slice_object(case, structure, candidate.axis, candidate.index, window, options.room)
+                yield cut_slice_object(case, structure, candidate.axis, candidate.index, window, options)
 
 
 def _axes(case: Case) -> tuple[int, ...]:
@@ -122,20 +124,22 @@ def _choose(candidates: list[_Candidate], options: PatchOptions) -> list[_Candid
     return chosen[: options.most]
 
 
-def slice_image(case: Case, axis: int, index: int, window: IntensityWindow) -> NDArray[np.uint8]:
-    """The (H, W, 3) image of a slice: colour as it is, grey as the slice before, itself and the next."""
+def slice_image(
+    case: Case, axis: int, index: int, window: IntensityWindow, neighbours: bool = False
+) -> NDArray[np.uint8]:
+    """The (H, W, C) image of a slice: colour as it is; grey alone, or as the slice before, itself and the next."""
     size = case.geometry.dimensions_ijk[axis]
-    if case.voxels_KJI.ndim == 4:
-        return np.asarray(window.apply(np.take(case.voxels_KJI, index, axis=2 - axis)), np.uint8)
+    if case.voxels_KJI.ndim == 4 or not neighbours:
+        return np.atleast_3d(np.asarray(window.apply(np.take(case.voxels_KJI, index, axis=2 - axis)), np.uint8))
     near = [int(np.clip(index + d, 0, size - 1)) for d in (-1, 0, 1)]
     return np.stack([window.apply(np.take(case.voxels_KJI, i, axis=2 - axis)) for i in near], axis=-1)
 
 
 def cut_slice_object(
-    case: Case, structure: Structure, axis: int, index: int, window: IntensityWindow, room: float
+    case: Case, structure: Structure, axis: int, index: int, window: IntensityWindow, options: PatchOptions
 ) -> Sample:
     """Cuts the patch of one object on one slice, which the object may not reach."""
-    image = slice_image(case, axis, index, window)
+    image = slice_image(case, axis, index, window, options.neighbours)
     mask = np.take(structure.mask_KJI, index, axis=2 - axis)
     x_axis, y_axis = slice_axes(axis)
     spacing = case.geometry.spacing_mm
@@ -144,7 +148,7 @@ def cut_slice_object(
     shift = LONGEST_SHIFT * max(mask.shape[0] * ratio, mask.shape[1])
     x0, y0, x1, y1 = prompt
     side = max(x1 - x0, (y1 - y0) * ratio) + 2 * shift
-    half = side * room / 2
+    half = side * options.room / 2
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
     region = Region(centre_x - half, centre_y - half / ratio, centre_x + half, centre_y + half / ratio)
     patch, _ = resample_slice(image, region, PATCH_SIZE)

@@ -226,7 +226,7 @@ def _samples(part: _Part, read: Callable[[str], Case | None], faults: dict[str, 
                     faults[name] = str(error)
         return
     most = data.train_per_dataset if part.split == "train" else data.val_per_dataset
-    options = PatchOptions(most=most, intensity=part.intensity, seed=seed)
+    options = PatchOptions(most=most, intensity=part.intensity, neighbours=data.neighbours, seed=seed)
     if part.kind == "objects":
         yield from cut_objects(part.source, part.cases, read, options)
     else:
@@ -245,7 +245,13 @@ def _work_key(part: _Part) -> str:
         part.cases,
         str(part.source.folder.resolve()),
         asdict(part.source.info),
-        {k: data[k] for k in ("train_per_dataset", "val_per_dataset", "superpixel_slices", "superpixels_per_slice")},
+        {
+            k: data[k]
+            for k in (
+                *("train_per_dataset", "val_per_dataset", "superpixel_slices", "superpixels_per_slice"),
+                "neighbours",
+            )
+        },
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 

@@ -64,6 +64,8 @@ class DataOptions:
         val_per_dataset: Most validation patches of a data set (protocol "objects").
         superpixel_slices: Slices of a 2D and of a 3D data set from which unannotated regions are cut, 0 for none.
         superpixels_per_slice: Most regions of such a slice.
+        neighbours: Keep the slices before and after as channels of a grey slice, for a model whose `slice_channels` is
+            "neighbours" (protocol "objects").
         sampling: "epochs": every sample once an epoch; "balanced": data sets in proportion to their size to the power
             `balance`, structures of a data set to the power 0.5, with replacement.
         balance: See `sampling`.
@@ -77,6 +79,7 @@ class DataOptions:
     val_per_dataset: int = 80
     superpixel_slices: tuple[int, int] = (0, 0)
     superpixels_per_slice: int = 4
+    neighbours: bool = False
     sampling: Literal["epochs", "balanced"] = "epochs"
     balance: float = 0.5
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
@@ -124,12 +127,16 @@ class AugmentOptions:
         intensity: Share of images whose grey levels are distorted.
         invert: Share of images whose grey levels are inverted.
         repeat_channel: Share of images whose channels are made equal.
+        elastic: Share of images that are bent, by up to 3 % of the region.
+        insert: Share of samples whose object is a random shape, drawn into the image (protocol "objects").
     """
 
     geometric: float = 0.0
     intensity: float = 0.0
     invert: float = 0.0
     repeat_channel: float = 0.0
+    elastic: float = 0.0
+    insert: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +195,10 @@ class RunOptions:
         sync_batch_norm: Whether several processes share their batch norm statistics.
         checkpointing: Whether the ViT's blocks are computed again in the backward pass instead of kept.
         workers: Processes that prepare batches; 0 for none.
+        resident: Whether all samples are kept in the device's memory and prompted and augmented there: what a GPU
+            needs to be kept busy by a small network.
+        compiled: Whether the network is compiled for a CUDA GPU (torch.compile): a minute at the start, then shorter
+            steps.
         seed: Of new weights, sampling, prompts, augmentation and dropout.
         deterministic: Whether operators without a deterministic algorithm are refused.
         validate_every: Steps between validations; 0 for once an epoch.
@@ -206,6 +217,8 @@ class RunOptions:
     sync_batch_norm: bool = True
     checkpointing: bool = False
     workers: int = 0
+    resident: bool = False
+    compiled: bool = False
     seed: int = 0
     deterministic: bool = False
     validate_every: int = 0
@@ -218,6 +231,8 @@ class RunOptions:
         for name in ("batch_size", "accumulate", "nodes", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"run.{name} must be at least 1, not {getattr(self, name)}.")
+        if self.resident and self.workers:
+            raise SettingError(f"run.workers must be 0 with run.resident, not {self.workers}: there is nothing to load.")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
             raise SettingError(f"run.devices must be 'auto' or a number in quotes, not {self.devices!r}.")
 
@@ -242,6 +257,8 @@ class Recipe:
     optimizer: OptimizerOptions = OptimizerOptions()
 
     def __post_init__(self) -> None:
+        if self.data.protocol == "slices" and self.augment.insert:
+            raise SettingError("augment.insert must be 0 with data.protocol 'slices': shapes are made for patches.")
         if self.data.protocol == "slices" and not self.prompts.whole_slice:
             raise SettingError("prompts.whole_slice must be true with data.protocol 'slices': the store has no more.")
 

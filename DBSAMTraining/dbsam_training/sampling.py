@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam_training.draws import COUNT
 from dbsam_training.recipes import DataOptions, OptimizerOptions, RunOptions
 from dbsam_training.store import TrainingStore
 
@@ -58,9 +59,9 @@ class Sampler:
             chosen = self._permutation(epoch)[start : start + self.batch_size]
         return np.sort(self.indices[chosen])
 
-    def generators(self, step: int) -> list[np.random.Generator]:
-        """The source of random choices for each sample of a step."""
-        return [np.random.default_rng([_SAMPLE, self.seed, step, n]) for n in range(self.batch_size)]
+    def draws(self, step: int) -> NDArray[np.float32]:
+        """The random numbers of each sample of a step, (batch_size, draws.COUNT)."""
+        return np.random.default_rng([_SAMPLE, self.seed, step]).random((self.batch_size, COUNT), np.float32)
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.indices))

@@ -9,30 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.evaluate import Example
+from dbsam_training.examples import Example
 from dbsam_training.prompts import BoolArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_ROWS = 10
 CELL_INCHES = 2.2
 CONTEXT = 0.6
 """Of the box's longer side, shown round the box on every side."""
 
 FOUND_COLOUR = (1.0, 0.75, 0.1)
 TRUTH_COLOUR = (0.2, 0.9, 0.4)
-
-
-def choose_examples(examples: Sequence[Example], most: int = MOST_ROWS) -> list[Example]:
-    """Picks examples so that every modality appears before one appears twice."""
-    chosen: list[Example] = []
-    rest = list(examples)
-    while rest and len(chosen) < most:
-        round_of_modalities = list({example.modality: example for example in reversed(rest)}.values())[::-1]
-        chosen += round_of_modalities[: most - len(chosen)]
-        rest = [example for example in rest if all(example is not taken for taken in chosen)]
-    return chosen
 
 
 def write_sheet(path: Path, examples: Sequence[Example], models: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -151,6 +151,16 @@ class TrainingStore:
                 columns.setdefault(name, []).append(value)
         return {name: np.stack(values) for name, values in columns.items()}
 
+    def load(self) -> dict[str, NDArray[Any]]:
+        """Everything but names, in memory: images and greys, masks still bit-packed, `rows` counted over all parts."""
+        loaded = {name: np.concatenate([part.read(name) for part in self._parts]) for name in ALL_ARRAYS}
+        images = np.cumsum([0, *(int(part.facts["counts"]["images"]) for part in self._parts)])
+        greys = np.cumsum([0, *(int(part.facts["counts"]["greys"]) for part in self._parts)])
+        sizes = [part.samples for part in self._parts]
+        rows = loaded["rows"]
+        rows += np.where(rows >= 0, np.repeat(images[:-1], sizes), -np.repeat(greys[:-1], sizes)).astype(np.int32)
+        return loaded
+
     def verify(self) -> None:
         """Compare every file with its digest.
 
@@ -201,6 +211,11 @@ class _Part:
         offset = row * count * np.dtype(kind).itemsize
         return np.fromfile(self.folder / f"{name}.bin", kind, count, offset=offset).reshape(shape)
 
+    def read(self, name: str) -> NDArray[Any]:
+        """One array, whole."""
+        shape, kind = ALL_ARRAYS[name]
+        return np.fromfile(self.folder / f"{name}.bin", kind).reshape(-1, *shape)
+
     def verify(self) -> None:
         for name, wanted in self.facts["sha256"].items():
             with (self.folder / f"{name}.bin").open("rb") as file:
@@ -242,12 +257,3 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def iterate_batches(
-    store: TrainingStore, indices: NDArray[np.int64], size: int
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
-    """All samples once, in order, with their positions."""
-    for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
-        yield chosen, store.batch(chosen)

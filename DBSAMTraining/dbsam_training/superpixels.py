@@ -52,7 +52,7 @@ def cut_superpixels(
         regions = _regions(image, float(np.exp(rng.uniform(np.log(40), np.log(600)))))
         for mask in [regions[i] for i in rng.permutation(len(regions))[:per_slice]]:
             structure = Structure("superpixel", "superpixel", _in_volume(mask, case, axis, index))
-            yield cut_slice_object(case, structure, axis, index, window, options.room)
+            yield cut_slice_object(case, structure, axis, index, window, options)
 
 
 def _in_volume(mask: NDArray[np.bool_], case: Case, axis: int, index: int) -> NDArray[np.bool_]:
@@ -69,9 +69,9 @@ def _regions(image: NDArray[np.uint8], scale: float) -> list[NDArray[np.bool_]]:
     height, width = image.shape[:2]
     whole = Region(-0.5, -0.5, width - 0.5, height - 0.5)
     small, _ = resample_slice(image, whole, WORKING_SIZE)
-    grey = image.shape[2] == 3 and bool((image[..., 0] == image[..., 2]).all())
+    grey = bool((image[..., 0] == image[..., -1]).all())
     labels = felzenszwalb(
-        small[..., 1] if grey else small, scale=scale, sigma=1.0, min_size=60, channel_axis=None if grey else -1
+        small[..., 0] if grey else small, scale=scale, sigma=1.0, min_size=60, channel_axis=None if grey else -1
     )
     found = []
     for region in regionprops(labels + 1):

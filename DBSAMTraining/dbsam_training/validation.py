@@ -15,9 +15,10 @@ from torch import distributed as dist
 from dbsam.modeling.dbsam import DBSAM
 from dbsam_training.augment import Batch, make_batch
 from dbsam_training.batches import mask_size
+from dbsam_training.draws import COUNT
 from dbsam_training.losses import OUTSIDE_LOGIT, intersection_over_union, resize_logits
 from dbsam_training.recipes import AugmentOptions, PromptOptions, Recipe
-from dbsam_training.store import TrainingStore, iterate_batches
+from dbsam_training.store import TrainingStore
 
 _SEED = 1234
 Forward = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -73,6 +74,7 @@ def validate(
     model: DBSAM,
     forward: Forward,
     store: TrainingStore,
+    read: Callable[[NDArray[np.int64]], dict[str, Tensor]],
     chosen: NDArray[np.int64],
     recipe: Recipe,
     rank: int,
@@ -84,6 +86,7 @@ def validate(
         model: The model, for its sizes.
         forward: Computes low-res logits and predicted IoU of a batch, on the right device and in the right precision.
         store: The store.
+        read: Returns the arrays of its samples by their positions.
         chosen: From `choose_samples`.
         recipe: Prompts and batch size.
         rank: Of this process.
@@ -99,11 +102,15 @@ def validate(
     scores: dict[str, list[tuple[int, float]]] = defaultdict(list)
     examples: list[Example] = []
     for kind, prompts in validation_prompts(recipe.prompts).items():
-        for positions, arrays in iterate_batches(store, share, at_once):
-            rngs = [np.random.default_rng([_SEED, int(position)]) for position in positions]
-            batch = make_batch(arrays, size, masks, rngs, prompts, plain)
+        for start in range(0, len(share), at_once):
+            positions = share[start : start + at_once]
+            arrays = read(positions)
+            draws = np.stack([np.random.default_rng([_SEED, int(p)]).random(COUNT, np.float32) for p in positions])
+            table = torch.from_numpy(draws).to(arrays["hulls"].device)
+            batch = make_batch(arrays, size, masks, table, prompts, plain)
             logits, _ = forward(batch)
             full = resize_logits(logits, masks).cpu()
+            batch = batch.to(full.device)
             full = full * batch.mask_valid - OUTSIDE_LOGIT * (1 - batch.mask_valid)
             iou = intersection_over_union(full, batch.masks)
             dsc = (2 * iou / (1 + iou)).tolist()

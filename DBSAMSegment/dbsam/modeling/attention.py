@@ -85,7 +85,8 @@ def attend_by_extra_channels(qkv: Tensor, table_h: Tensor, table_w: Tensor, scal
     """Decomposed relative positions as further query and key channels, so that fused attention kernels apply.
 
     A query's bias for each key row and column is appended to the query, the key's row and column as one-hot vectors to
-    the key: their product is the bias. Values are padded to the same width, which the fastest kernels require.
+    the key: their product is the bias. Values are padded to the same width, and all to a multiple of eight, which the
+    fastest kernels require.
 
     Args:
         qkv: (B, H * W, 3, heads, D).
@@ -104,7 +105,10 @@ def attend_by_extra_channels(qkv: Tensor, table_h: Tensor, table_w: Tensor, scal
     bias_w = torch.einsum("bnhwd,wkd->bnhwk", grid, table_w.unfold(0, width, 1).flip(0).transpose(1, 2))
     rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
     columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
-    places = torch.cat([rows, columns], -1).expand(batch, heads, tokens, height + width)
-    query = torch.cat([query * scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3)], -1)
-    key, value = torch.cat([key, places], -1), F.pad(value, (0, height + width))
+    extra = height + width
+    blank = -(dim + extra) % 8
+    places = F.pad(torch.cat([rows, columns], -1), (0, blank)).expand(batch, heads, tokens, extra + blank)
+    unused = query.new_zeros(1).expand(batch, heads, tokens, blank)
+    query = torch.cat([query * scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3), unused], -1)
+    key, value = torch.cat([key, places], -1), F.pad(value, (0, extra + blank))
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :dim].transpose(1, 2)

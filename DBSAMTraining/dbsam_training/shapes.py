@@ -1,0 +1,87 @@
+"""Random shapes drawn into training images: objects of any outline and contrast, on real backgrounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dbsam_training.distort import smooth_field
+from dbsam_training.draws import Draws
+from dbsam_training.store import HULL_POINTS, PATCH_SIZE
+
+_WAVES = (0.25, 0.2, 0.12, 0.08, 0.05)
+"""Largest share of the radius that each wave round the outline adds, from two periods a turn upwards."""
+_SMALLEST, _LARGEST = 6.0, 56.0
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Outlines r(angle) about a centre, stretched along a random direction; lengths in pixels of the patch.
+
+    Attributes:
+        centre: (B, 2).
+        radius: (B,).
+        waves: (B, 5, 2) cosine and sine amplitudes over the radius.
+        stretch: (B, 2, 2) from the outline's own frame to the patch.
+    """
+
+    centre: Tensor
+    radius: Tensor
+    waves: Tensor
+    stretch: Tensor
+
+    @classmethod
+    def draw(cls, draws: Draws) -> Shapes:
+        """One shape for each sample, in the middle of its patch."""
+        centre = draws.uniform(0.35, 0.65, 2) * PATCH_SIZE
+        radius = draws.uniform(math.log(_SMALLEST), math.log(_LARGEST)).exp()
+        waves = draws.uniform(-1, 1, len(_WAVES), 2) * centre.new_tensor(_WAVES)[:, None] * 0.7
+        angle, longer = draws.uniform(0, math.pi), draws.uniform(-0.5, 0.5).exp()
+        cosine, sine = angle.cos(), angle.sin()
+        turn = torch.stack([cosine, -sine, sine, cosine], -1).view(-1, 2, 2)
+        return cls(centre, radius, waves, turn * torch.stack([longer, 1 / longer], -1)[:, None, :])
+
+    def hull(self) -> Tensor:
+        """Points on the outlines, (B, HULL_POINTS, 2) in pixels of the patch."""
+        angles = torch.arange(HULL_POINTS, device=self.centre.device) * (2 * math.pi / HULL_POINTS)
+        angles = angles.expand(len(self.centre), -1)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        own = directions * self._outline(angles)[..., None]
+        return own @ self.stretch.transpose(1, 2) + self.centre[:, None]
+
+    def depth(self, places: Tensor) -> Tensor:
+        """How far inside the outline places (B, H, W, 2) of the patch lie, in pixels, about; (B, H, W)."""
+        own = (places.flatten(1, 2) - self.centre[:, None]) @ self.stretch.inverse().transpose(1, 2)
+        reach = self._outline(torch.atan2(own[..., 1], own[..., 0]))
+        inside = 1 - own.norm(dim=-1) / reach.clamp_min(1e-3)
+        return (inside * self.radius[:, None]).view(places.shape[:3])
+
+    def _outline(self, angles: Tensor) -> Tensor:
+        radius = torch.ones_like(angles)
+        for k in range(len(_WAVES)):
+            cosine, sine = self.waves[:, k, 0, None], self.waves[:, k, 1, None]
+            radius = radius + cosine * (angles * (k + 2)).cos() + sine * (angles * (k + 2)).sin()
+        return radius.clamp_min(0.2) * self.radius[:, None]
+
+
+def paint(images: Tensor, depth: Tensor, draws: Draws) -> Tensor:
+    """Brighten or darken what lies inside the shapes.
+
+    Args:
+        images: (B, 3, S, S), 0..255.
+        depth: (B, S, S) from `Shapes.depth`.
+        draws: Source of contrast, texture and sharpness.
+
+    Returns:
+        (B, 3, S, S), 0..255.
+    """
+    size = images.shape[-1]
+    edge = draws.uniform(0.3, 3.0)
+    inside = (depth / edge[:, None, None]).sigmoid()[:, None]
+    sign = torch.where(draws.chance(0.5), 1.0, -1.0).to(images.dtype)
+    contrast = (sign * draws.uniform(12, 80)).view(-1, 1, 1, 1)
+    texture = smooth_field(draws, -1, 1, 6, size) * draws.uniform(0, 30).view(-1, 1, 1, 1)
+    return (images + inside * (contrast + texture)).clamp(0, 255)
