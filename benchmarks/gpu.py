@@ -29,7 +29,6 @@ from training_step import Step
 
 from dbsam.modeling import attention
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.modeling.tiled_attention import TiledAttention
 
 ROUNDS = 3
 
@@ -64,20 +63,21 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--image-size", type=int, default=1024)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the ViT: fewer only to try the script out")
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="images of one call")
+    parser.add_argument("--batches", type=int, nargs="+", help="images of one call")
     parser.add_argument("--stock-batches", type=int, nargs="+", default=[4, 8, 16], help="the same for SAM")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each case")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
     options = parser.parse_args()
+    options.batches = options.batches or ([8, 16, 32] if options.what == "encode" else [8, 16])
     (encode if options.what == "encode" else train)(options)
 
 
 def encode(options: argparse.Namespace) -> None:
     """The table of encoders."""
-    device, settings = options.device, _settings(options)
+    device, side = options.device, options.image_size
+    settings = {"image_size": side, "conv_image_size": side // 4, **_depth(options)}
     stock = with_stock_encoder(random_model("sam", **settings)).eval().to(device)
     ours = random_model("dbsam", **settings).eval().to(device)
-    side = options.image_size
     images = torch.rand(max(*options.batches, *options.stock_batches), 3, side, side, device=device) * 255
 
     def case(key: Key, run: Callable[[Tensor], Any]) -> Callable[[], Any]:
@@ -94,12 +94,9 @@ def encode(options: argparse.Namespace) -> None:
         compiled = torch.compile(ours.encode, mode="default" if device == "cpu" else "reduce-overhead")
         key = Key("DB-SAM, compiled", "bfloat16", _best(measured, "DB-SAM", "bfloat16").batch)
         measured |= measure({key: case(key, compiled)}, options.seconds, device)
-    flops = {
-        "SAM": _encoder_flops(with_stock_encoder(random_model("sam", **settings)), _stock_encode),
-        "DB-SAM": _encoder_flops(random_model("dbsam", **settings), DBSAM.encode),
-    }
-    references = [measured[_best(measured, "SAM", precision)].rate for precision in ("float32", "bfloat16")]
     rate = matrix_rate(torch.bfloat16, device)
+    flops = {"SAM": _encoder_flops(stock, _stock_encode), "DB-SAM": _encoder_flops(ours, DBSAM.encode)}
+    references = [measured[_best(measured, "SAM", precision)].rate for precision in ("float32", "bfloat16")]
     rows = []
     for key, took in measured.items():
         achieved = took.rate * flops[key.name.split(",")[0]]
@@ -122,7 +119,7 @@ def encode(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """The table of training steps."""
-    device, size, settings = options.device, options.image_size, _settings(options)
+    device, size, settings = options.device, options.image_size, _depth(options)
     measured: dict[Key, Measured] = {}
 
     def add(name: str, batch: int, compiled: bool = False) -> None:
@@ -135,7 +132,8 @@ def train(options: argparse.Namespace) -> None:
             add(name, batch)
     if options.compile:
         add("DB-SAM", _best(measured, "DB-SAM", "bfloat16").batch, compiled=True)
-    flops = _network_flops(Step("DB-SAM", size, 1, "meta", "float32", **settings))
+    sizes = {"image_size": size, "conv_image_size": size // 4}
+    flops = network_flops(partial(_forward_backward, random_model("dbsam", **sizes, **settings).to("meta")))
     rate = matrix_rate(torch.bfloat16, device)
     plain = measured[_best(measured, "DB-SAM", "bfloat16")].rate
     rows = []
@@ -186,15 +184,9 @@ def _release(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def _depth(options: argparse.Namespace) -> dict[str, Any]:
     stages = tuple(index for index in (2, 5, 8, 11) if index < options.depth)
-    return {
-        "image_size": options.image_size,
-        "conv_image_size": options.image_size // 4,
-        "depth": options.depth,
-        "stage_ends": stages,
-        "global_attn_indexes": stages,
-    }
+    return {"depth": options.depth, "stage_ends": stages, "global_attn_indexes": stages}
 
 
 def _predict(run: Callable[[Tensor], Any], images: Tensor, device: str, precision: str) -> Any:
@@ -208,17 +200,34 @@ def _stock_encode(sam: DBSAM, images: Tensor) -> Tensor:
 
 
 def _encoder_flops(model: DBSAM, run: Callable[[DBSAM, Tensor], Any]) -> float:
-    model = model.eval().to("meta")
+    model = model.to("meta")
     size = model.config.image_size
     images = torch.empty(1, 3, size, size, device="meta")
     with torch.no_grad():
-        return _network_flops(partial(run, model, images))
+        return network_flops(partial(run, model, images))
 
 
-def _network_flops(case: Callable[[], Any]) -> float:
-    """Arithmetic of a call on the device "meta", with the attention that pads nothing."""
-    with mock.patch.object(attention, "attend_by_extra_channels", TiledAttention.apply):
+def _forward_backward(model: DBSAM) -> None:
+    size = model.config.image_size
+    images, boxes = torch.empty(1, 3, size, size, device="meta"), torch.empty(1, 4, device="meta")
+    logits, _ = model(images, boxes)
+    logits.sum().backward()
+
+
+def network_flops(case: Callable[[], Any]) -> float:
+    """Arithmetic of a call on the device "meta", with the attention that pads nothing and computes nothing again."""
+    with mock.patch.object(attention, "attend_by_extra_channels", _attend):
         return flops_of(case)
+
+
+def _attend(qkv: Tensor, table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
+    """The products of attention with decomposed relative positions; what is only moved about is left out."""
+    height, width = (table_h.shape[0] + 1) // 2, (table_w.shape[0] + 1) // 2
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    bias_h, bias_w = query @ table_h[:height].t(), query @ table_w[:width].t()
+    scores = ((query * scale) @ key.transpose(-1, -2)).unflatten(-1, (height, width))
+    weights = (scores + bias_h[..., None] + bias_w[..., None, :]).flatten(-2).softmax(-1)
+    return (weights @ value).transpose(1, 2)
 
 
 def _best(measured: Mapping[Key, Measured], name: str, precision: str) -> Key:
@@ -244,83 +253,3 @@ def _conditions(options: argparse.Namespace, rate: float) -> str:
 
 if __name__ == "__main__":
     main()
-
-
-def stock_encode(stock: DBSAM, images: Tensor) -> Tensor:
-    """segment_anything's encoder on normalised images."""
-    return stock.image_encoder(stock.normalise(images))
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    size, depth = options.image_size, options.depth
-    last = tuple(i for i in (2, 5, 8, 11) if i < depth)
-    return {
-        **{"image_size": size, "conv_image_size": size // 4, "depth": depth},
-        **{"global_attn_indexes": last, "stage_ends": last},
-    }
-
-
-def _under(precision: str, device: str, run: Callable[[], Any]) -> Callable[[], Any]:
-    """The call without gradients, under autocast unless in float32."""
-
-    def call() -> None:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision != "float32"):
-            run()
-
-    return call
-
-
-def _measured(runs: Mapping[int, Callable[[], Any]], seconds: float, device: str) -> dict[int, Measured]:
-    """Each batch size that memory holds, after a warm-up."""
-    found = {}
-    for images, run in runs.items():
-        try:
-            found[images] = _measure(images, run, seconds, device)
-        except torch.cuda.OutOfMemoryError:
-            print(f"{images} images at once do not fit into memory.")
-        if device != "cpu":
-            torch.cuda.empty_cache()
-    return found
-
-
-def _measure(images: int, run: Callable[[], Any], seconds: float, device: str) -> Measured:
-    for _ in range(2):
-        run()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    one = once(run, device)
-    repeats = max(1, int(seconds / ROUNDS / one))
-
-    def several() -> None:
-        for _ in range(repeats):
-            run()
-
-    took = statistics.median(once(several, device) / repeats for _ in range(ROUNDS))
-    return Measured(images, took, peak_memory_mb(device))
-
-
-def _best(runs: Mapping[int, Measured]) -> int:
-    return max(runs, key=lambda batch: runs[batch].rate)
-
-
-def _encoder_flops(system: str, settings: Mapping[str, Any]) -> float:
-    """Of one image, counted without computing anything."""
-    with torch.device("meta"):
-        model = build_model(replace(named_config(system), **settings)).eval()
-        image = torch.zeros(1, 3, settings["image_size"], settings["image_size"])
-    return _on_meta(lambda: partial(model.image_encoder, image))
-
-
-def _on_meta(build: Callable[[], Callable[[], Any]]) -> float:
-    """Arithmetic of a call on tensors without values, with attention as it is on a GPU."""
-    run = build()
-    with torch.no_grad() if False else torch.enable_grad():
-        return flops_of(run)
-
-
-def _notes(options: argparse.Namespace, rate: float) -> str:
-    card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-    return (
-        f"{card}, torch {torch.__version__}; images of {options.image_size}×{options.image_size}; medians of {ROUNDS}. "
-        f"Matrix rate {rate / 1e12:.0f} TFLOP/s in bfloat16."
-    )
