@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from gpu import network_flops
 from ladder import mean_of_seeds
 from run_all import SCRIPTS
 from scaling import exponent
 from unseen_sources import folds_of
 
+from dbsam.modeling import attention
 from dbsam_training.dataset_info import DatasetInfo
 from dbsam_training.statistics import Row
 
@@ -46,3 +49,15 @@ def test_the_ladder_averages_the_seeds_of_an_object():
     assert means["a", "liver"] == pytest.approx((0.6, 0.3))
     assert means["a", "kidney"] == pytest.approx((0.1, 0.05))
     assert means["b", "liver"] == pytest.approx((0.6, 0.3))
+
+
+def test_attention_counts_without_the_channels_that_carry_positions():
+    tokens, heads, dim = 16, 2, 8
+    qkv = torch.empty(1, tokens, 3, heads, dim, device="meta")
+    table = torch.empty(7, dim, device="meta")
+    products = 2 * heads * tokens * tokens * dim * 2  # queries by keys, weights by values
+    positions = 2 * heads * tokens * dim * (4 + 4)
+    in_use = attention.attend_by_extra_channels
+    counted = network_flops(lambda: attention.attend_by_extra_channels(qkv, table, table, 0.3))
+    assert counted == products + positions
+    assert attention.attend_by_extra_channels is in_use  # only for the count was it another

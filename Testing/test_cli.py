@@ -5,6 +5,7 @@ from __future__ import annotations
 import io as text_io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,6 +162,15 @@ def test_info_counts_parameters_and_names_the_licence(capsys, weights):
     assert description["trained"] + description["frozen"] == sum(
         part["trained"] + part["frozen"] for part in description["parts"]
     )
+
+
+def test_info_of_the_shipped_weights_fits_on_a_screen_and_names_their_scores(capsys):
+    assert main(["info", "--model", "compact"]) == 0
+    facts, trained_on = capsys.readouterr().out.split("trained on:")
+    assert max(map(len, facts.splitlines())) < 160
+    assert re.search(r"metrics: +DSC paper \d\d\.\d\d, roi \d\d\.\d\d", facts)
+    assert re.search(r"recipe: +compact, [\d,]+ steps", facts)
+    assert len(trained_on.splitlines()) > 70
 
 
 def test_weights_are_listed_located_and_cleared(capsys, tmp_path):

@@ -196,6 +196,27 @@ def test_figures_on_foreign_data_are_those_of_an_independent_computation(
             assert min(sheet.size) > 200
 
 
+def test_the_sheet_of_the_worst_shows_those_with_the_lowest_score_first(rgb_folder: Path) -> None:
+    settings = Settings(prompts=("paper",), sheet="worst", sheet_rows=2)
+    result = evaluate([RawDataset(rgb_folder)], [FillsItsBox()], settings)
+    shown = result.examples.chosen("paper")
+    assert [example.dsc["fills-its-box"] for example in shown] == sorted(row.dsc for row in result.rows)[:2]
+    with pytest.raises(ValueError, match="datasets or worst"):
+        Settings(sheet="best")
+
+
+def test_only_data_sets_whose_licence_is_open_are_scored_if_asked_for(
+    tmp_path: Path, rgb_folder, instance_folder
+) -> None:
+    for folder, licence in ((rgb_folder, "CC BY-NC 4.0"), (instance_folder, "CC BY 4.0")):
+        facts = json.loads((folder / "dataset.json").read_text())
+        write_json(folder / "dataset.json", {**facts, "licence": licence})
+    arguments = ["evaluate", "--data", str(rgb_folder.parent), "--model", "box-ellipse", "--licence", "open"]
+    assert main([*arguments, "--sheet-rows", "1", "--report", str(tmp_path / "report")]) == 0
+    with (tmp_path / "report" / "cases.csv").open(newline="") as file:
+        assert {row["dataset"] for row in csv.DictReader(file)} == {instance_folder.name}
+
+
 class FillsItsBox:
     """Marks every pixel of each slice's box, so that masks show the prompts."""
 

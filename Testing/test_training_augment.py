@@ -60,12 +60,15 @@ def test_a_batch_holds_finite_pixels_whole_masks_and_boxes_that_reach_them(store
     batch = batch_of(store, range(8), table(8), augment, prompts)
     assert batch.images.shape == (8, 3, 64, 64)
     assert bool(batch.images.isfinite().all())
-    assert batch.images.min() >= 0 and batch.images.max() <= 255
+    assert batch.images.min() >= 0
+    assert batch.images.max() <= 255
     assert set(batch.masks.unique().tolist()) == {0.0, 1.0}
     for mask, box in zip(batch.masks, batch.boxes_xyxy, strict=True):
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-        assert box[0] <= columns[0] + 3 and box[1] <= rows[0] + 3
-        assert box[2] >= columns[-1] - 3 and box[3] >= rows[-1] - 3
+        assert box[0] <= columns[0] + 3
+        assert box[1] <= rows[0] + 3
+        assert box[2] >= columns[-1] - 3
+        assert box[3] >= rows[-1] - 3
 
 
 def test_without_augmentation_the_mask_lies_on_the_bright_disc(store):
@@ -97,7 +100,8 @@ def test_boxes_lie_as_far_outside_the_object_as_their_kind_says(shares, least, m
     prompts = PromptOptions(**{"paper": 0.0, **shares}, whole_slice=False)
     boxes = draw_boxes(corners, corners, torch.full((500,), 2.0), Draws(table(500)), prompts)
     distances = (boxes - torch.tensor([0.0, 0, 40, 40])) * torch.tensor([-1.0, -1, 1, 1])
-    assert distances.min() >= least - 1e-4 and distances.max() <= most + 1e-4
+    assert distances.min() >= least - 1e-4
+    assert distances.max() <= most + 1e-4
     assert distances.max() - distances.min() > 0.9 * (most - least)
 
 
@@ -107,7 +111,9 @@ def test_where_the_object_has_ended_boxes_come_from_the_whole_object():
     boxes = draw_boxes(hull, whole, torch.ones(200), Draws(table(200)), PromptOptions(whole_slice=False))
     assert bool(boxes.isfinite().all())
     sides = boxes[:, 2] - boxes[:, 0]
-    assert sides.max() <= 52 and sides.min() >= 16 and sides.min() < 30
+    assert sides.max() <= 52
+    assert sides.min() >= 16
+    assert sides.min() < 30
 
 
 def test_a_shapes_points_lie_on_its_outline_and_its_middle_inside():

@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 from training_cases import tiny_recipe, tiny_store
 
+from dbsam_training import processes
 from dbsam_training.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
 from dbsam_training.processes import launch
 from dbsam_training.resume import read_log, read_state
@@ -56,6 +57,12 @@ def test_a_synchronized_batch_norm_alone_is_pytorchs():
     assert type(ours[0]) is SynchronizedBatchNorm2d
     images = torch.randn(4, 3, 5, 6) * 3 + 1
     assert torch.equal(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(("pays", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_left_out_on_a_cpu_without_arithmetic_for_it(monkeypatch, pays, precision):
+    monkeypatch.setattr(processes, "bfloat16_pays", lambda: pays)
+    assert launch(tiny_recipe(run__precision="bf16-mixed").run).strategy.precision.precision == precision
 
 
 def test_half_precision_on_a_cpu_is_refused_with_what_works():

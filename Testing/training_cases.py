@@ -17,6 +17,7 @@ TINY_MODEL = {
     "image_size": 32,
     "conv_image_size": 32,
     "conv_channels": [8, 8, 8],
+    "conv_stage_depth": 1,
     "embed_dim": 16,
     "depth": 2,
     "num_heads": 2,
@@ -34,7 +35,7 @@ TINY_MODEL = {
 def tiny_recipe(base: str = "compact", **overrides: Any) -> Recipe:
     """The recipe `compact` with a network of some thousand weights; overrides by name with `__` for the dot."""
     values = {
-        "model.settings": TINY_MODEL,
+        "model.settings": dict(TINY_MODEL),
         "data.superpixel_slices": [0, 0],
         "run.batch_size": 4,
         "run.steps": 6,

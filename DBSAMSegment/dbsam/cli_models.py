@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,8 @@ def _as_text(description: ModelDescription) -> str:
             "version": info.version,
             "date": info.date,
             "base": f"{info.base.name}, SHA-256 {info.base.sha256}" if info.base else "",
-            "recipe": json.dumps(dict(info.recipe)) if info.recipe else "",
-            "metrics": json.dumps(dict(info.metrics)) if info.metrics else "",
+            "recipe": _recipe_line(info.recipe),
+            "metrics": _metrics_line(info.metrics),
         }
     lines += [f"{name + ':':10}{value}" for name, value in facts.items() if value]
     if info is not None and info.datasets:
@@ -95,6 +95,21 @@ def _as_text(description: ModelDescription) -> str:
             for data in info.datasets
         ]
     return "\n".join(lines)
+
+
+def _recipe_line(recipe: Mapping[str, Any]) -> str:
+    steps = f", {recipe['trained_steps']:,} steps" if "trained_steps" in recipe else ""
+    return f"{recipe.get('name', 'without name')}{steps} (all settings: --json)" if recipe else ""
+
+
+def _metrics_line(metrics: Mapping[str, Any]) -> str:
+    """DSC of whole cases where they were evaluated, else of the training's own validation."""
+    if "evaluation" in metrics:
+        found = {m["prompt"]: m["dsc"]["value"] for m in metrics["evaluation"]["means"] if m["group"] == "all"}
+    else:
+        found = metrics.get("validation", {}).get("means", {})
+    scores = ", ".join(f"{name} {100 * value:.2f}" for name, value in found.items())
+    return f"DSC {scores} (every data set: --json)" if scores else ""
 
 
 def _weights(arguments: argparse.Namespace, cancel: CancelToken) -> int:

@@ -138,7 +138,7 @@ def _place(
 
 
 def _bend(thetas: Tensor, draws: Draws, share: float) -> Tensor:
-    """Displacements (B, 2, points, points) of a few grid points, up to 3 % of the region, for a share of the samples."""
+    """Displacements (B, 2, points, points) of a few grid points, up to 3 % of the region, for a share of samples."""
     strength = torch.where(draws.chance(share), draws.uniform(0, 0.03), 0.0)
     side = thetas[:, :, :2].flatten(1).norm(dim=1) * math.sqrt(2)  # of the region, in normalised coordinates
     field = draws.uniform(-1, 1, 2, _ELASTIC_POINTS, _ELASTIC_POINTS)
@@ -156,9 +156,7 @@ def _pixels(grid: Tensor) -> Tensor:
 
 
 def _sample_masks(masks: Tensor, grid: Tensor) -> Tensor:
-    cover = F.grid_sample(
-        masks.unsqueeze(1).float() / 255, grid, padding_mode="border", align_corners=False
-    )
+    cover = F.grid_sample(masks.unsqueeze(1).float() / 255, grid, padding_mode="border", align_corners=False)
     return cover[:, 0] >= 0.5
 
 

@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
@@ -27,11 +28,11 @@ def update_average(average: nn.Module, model: nn.Module, step: int, decay: float
         step: 0 for the first; early on the average follows faster.
         decay: Share that is kept.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    for kept, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.data_ptr() == value.data_ptr():
-            continue
-        if kept.is_floating_point():
-            kept.lerp_(value, 1 - decay)
-        else:
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    moving = [(kept, value) for kept, value in pairs if kept.data_ptr() != value.data_ptr()]
+    floating = [pair for pair in moving if pair[0].is_floating_point()]
+    blend = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    blend([kept for kept, _ in floating], [value for _, value in floating], step)
+    for kept, value in moving:
+        if not kept.is_floating_point():
             kept.copy_(value)

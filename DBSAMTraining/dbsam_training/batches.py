@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from dbsam.modeling.config import DBSAMConfig
 from dbsam_training.augment import Batch, make_batch
 from dbsam_training.recipes import Recipe
-from dbsam_training.sampling import Sampler
 from dbsam_training.resident import ResidentStore
+from dbsam_training.sampling import Sampler
 from dbsam_training.store import TrainingStore
 
 

@@ -1,4 +1,4 @@
-"""Box prompts for training samples: as the paper draws them, as a 3D box shows them, tight, or cutting into the object."""
+"""Box prompts for training samples: the paper's, those a 3D box shows, tight ones, ones that cut into the object."""
 
 from __future__ import annotations
 

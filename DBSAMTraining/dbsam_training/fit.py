@@ -14,13 +14,13 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.progress import Progress
@@ -77,7 +77,7 @@ class Trainer:
         self.step, self.best = 0, -1.0
         if (folder / LAST).exists():
             self._resume()
-        device = self.fabric.device if recipe.run.resident else None
+        device = self.fabric.device if recipe.run.resident and self.fabric.device.type != "cpu" else None
         self._batches = BatchDataset(stores, recipe, self.fabric.global_rank, self.fabric.world_size, device)
 
     def _setup(self) -> None:
@@ -94,7 +94,7 @@ class Trainer:
         ]
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
         compiled = recipe.run.compiled and fabric.device.type == "cuda"
-        network = torch.compile(self.model) if compiled else self.model
+        network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
         self.module, self.optimizer = fabric.setup(network, optimizer)
         self.averaged = averaged_copy(self.model) if options.ema else self.model
         self._train_mode()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import timeit
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +15,8 @@ from lightning_fabric.strategies import DDPStrategy
 
 from dbsam_training.recipes import RunOptions
 from dbsam_training.strict import SettingError
+
+logger = logging.getLogger(__name__)
 
 
 def launch(run: RunOptions) -> Fabric:
@@ -43,9 +49,26 @@ def launch(run: RunOptions) -> Fabric:
     # SAM's decoder has mask tokens that a box prompt never reads, so some weights get no gradient.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
     precision: Any = run.precision
+    if precision == "bf16-mixed" and accelerator == "cpu" and not bfloat16_pays():
+        logger.warning("This CPU has no arithmetic of its own for bfloat16: training in 32-true instead of bf16-mixed.")
+        precision = "32-true"
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
+
+
+@lru_cache(1)
+def bfloat16_pays() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 as fast as in float32; some take a hundred times longer.
+
+    Measured, since PyTorch does not tell.
+    """
+    single, half = (torch.ones(384, 384, dtype=kind) for kind in (torch.float32, torch.bfloat16))
+    return _seconds(lambda: half @ half) <= _seconds(lambda: single @ single)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    return min(timeit.repeat(call, number=1, repeat=3))
 
 
 def _accelerator(wanted: str) -> str:

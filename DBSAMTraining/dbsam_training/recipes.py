@@ -195,8 +195,8 @@ class RunOptions:
         sync_batch_norm: Whether several processes share their batch norm statistics.
         checkpointing: Whether the ViT's blocks are computed again in the backward pass instead of kept.
         workers: Processes that prepare batches; 0 for none.
-        resident: Whether all samples are kept in the device's memory and prompted and augmented there: what a GPU
-            needs to be kept busy by a small network.
+        resident: Whether all samples are kept in a GPU's memory and prompted and augmented there, which it needs to be
+            kept busy by a small network. On a CPU they stay on disk.
         compiled: Whether the network is compiled for a CUDA GPU (torch.compile): a minute at the start, then shorter
             steps.
         seed: Of new weights, sampling, prompts, augmentation and dropout.
@@ -232,7 +232,7 @@ class RunOptions:
             if getattr(self, name) < 1:
                 raise SettingError(f"run.{name} must be at least 1, not {getattr(self, name)}.")
         if self.resident and self.workers:
-            raise SettingError(f"run.workers must be 0 with run.resident, not {self.workers}: there is nothing to load.")
+            raise SettingError(f"run.workers must be 0 with run.resident, not {self.workers}: nothing is to be read.")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
             raise SettingError(f"run.devices must be 'auto' or a number in quotes, not {self.devices!r}.")
 

@@ -17,6 +17,7 @@ from dbsam.checkpoint_info import BaseReference, DatasetCredit
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights import PICKLE_SUFFIXES, download, locate, weights_info
+from dbsam_training.deepening import deepened, is_deeper
 from dbsam_training.recipes import ModelOptions, Recipe
 from dbsam_training.store import TrainingStore
 from dbsam_training.strict import SettingError
@@ -47,7 +48,10 @@ def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
         sha256 = load_base(model, path)
     else:
         start, _ = load_checkpoint(path)
-        _take_over(model, start.state_dict(), recipe.model)
+        weights = start.state_dict()
+        if start.config != config and is_deeper(config, start.config):
+            weights = deepened(model, weights, start.config)
+        _take_over(model, weights, recipe.model)
     credits = [asdict(credit) for credit in info.datasets]
     return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
 
