@@ -95,7 +95,7 @@ def segment_by_tracking(
         yield from tried
         progress.advance(len(tried), to_encode=0)
         return
-    first = max(candidates, key=lambda found: found.predicted_iou)
+    first = max(candidates, key=lambda found: found.predicted_iou * found.area_pixels**rule.start_area_power)
     if first.index != start:
         logger.info("Slice %d shows no object clearly; it is followed from slice %d.", start, first.index)
     yield first

@@ -27,6 +27,8 @@ class TrackingRule:
         least_share_of_start_iou: Replaces `least_predicted_iou` by this share of the start slice's predicted IoU where
             that is lower: some models, such as MedSAM, were trained without teaching them to judge their masks.
         start_attempts: How many untrusted masks are looked at before the best of them becomes the start.
+        start_area_power: The best is that with the largest product of predicted IoU and area to this power: on images
+            unlike those it was trained on, a model may trust small masks at an object's end more than good large ones.
         least_area_share: Below this share of the last good slice's area, a slice counts as weak.
         patience: The object ends at this many weak or empty slices in a row.
     """
@@ -37,6 +39,7 @@ class TrackingRule:
     least_predicted_iou: float = 0.4
     least_share_of_start_iou: float = 0.5
     start_attempts: int = 5
+    start_area_power: float = 0.5
     least_area_share: float = 0.1
     patience: int = 2
 
