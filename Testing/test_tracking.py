@@ -95,6 +95,13 @@ def test_where_no_slice_is_trusted_the_best_one_is_still_shown() -> None:
     assert found_slices(result) == [9]
 
 
+def test_a_small_trusted_mask_does_not_replace_a_large_start_that_is_not_trusted() -> None:
+    predictor = ThresholdPredictor(predicted_iou=lambda mask: 0.3 if mask.mean() > 0.04 else 0.6)
+    body, speck = [(8, 8, 37, 37)], [(20, 20, 24, 24)]
+    result = track({7: body, 8: body, 9: body, 3: speck}, predictor=predictor, start_slice=8)
+    assert found_slices(result) == [7, 8, 9]
+
+
 def test_a_model_that_never_trusts_its_masks_still_follows_the_object() -> None:
     predictor = ThresholdPredictor("slice", predicted_iou=lambda mask: 0.05)
     result = track({k: [(10, 10, 25, 25)] for k in range(3, 12)}, predictor=predictor)

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from dbsam_training.recipes import RunOptions
+from dbsam_training.run_options import RunOptions
 from dbsam_training.strict import SettingError
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam_training.draws import COUNT
-from dbsam_training.recipes import DataOptions, OptimizerOptions, RunOptions
+from dbsam_training.recipes import DataOptions, OptimizerOptions
+from dbsam_training.run_options import RunOptions
 from dbsam_training.store import TrainingStore
 
 # The first number of every generator's seed, so that streams of different purpose never meet.
