@@ -307,6 +307,28 @@ def test_a_half_precision_export_is_smaller_and_predicts_nearly_the_same(store, 
     assert (whole - half).abs().max() < 0.05
 
 
+def test_a_blended_export_lies_between_the_start_and_the_trained_weights(store, tmp_path):
+    fit(tiny_recipe(run__steps=2), [store], tmp_path / "first")
+    base = tmp_path / "base.safetensors"
+    export_run(tmp_path / "first", base, base.with_suffix(".md"), ExportOptions(state="last"))
+    fit(tiny_recipe(run__steps=4, run__seed=1, model__base=str(base)), [store], tmp_path / "second")
+    states = {}
+    for share in (1.0, 0.25):
+        file = tmp_path / f"{share}.safetensors"
+        info = export_run(tmp_path / "second", file, file.with_suffix(".md"), ExportOptions(state="last", blend=share))
+        assert ("validation" in info.metrics) == (share == 1)  # those scores are of the whole step
+        states[share] = load_checkpoint(file)[0].state_dict()
+    start = load_checkpoint(base)[0].state_dict()
+    key = "image_encoder.blocks.0.mlp.lin1.weight"
+    assert not torch.equal(states[1.0][key], start[key])
+    torch.testing.assert_close(states[0.25][key], 0.75 * start[key] + 0.25 * states[1.0][key])
+    assert "Blended: 0.25 of the trained weights" in (tmp_path / "0.25.md").read_text()
+    with pytest.raises(SettingError, match=r"this one's model\.base is empty"):
+        export_run(tmp_path / "first", tmp_path / "x.safetensors", tmp_path / "x.md", ExportOptions(blend=0.5))
+    with pytest.raises(SettingError, match=r"at most 1, not 1\.5"):
+        export_run(tmp_path / "second", tmp_path / "x.safetensors", tmp_path / "x.md", ExportOptions(blend=1.5))
+
+
 def _exported_base(store, tmp_path, **settings):
     """Weights of the plain SAM inside the tiny network."""
     plain = {

@@ -69,6 +69,14 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .safetensors file")
     parser.add_argument("--state", choices=("best", "last"), default="best", help="which state (default: best)")
+    parser.add_argument(
+        "--blend",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the trained weights, the rest from those the run started from: 0.5 to 0.8 keeps more of what "
+        "they knew of other images (default: 1)",
+    )
     parser.add_argument("--half", action="store_true", help="store matrices and kernels as 16-bit floats")
     parser.add_argument("--name", help="name of the weights (default: the recipe's)")
     parser.add_argument(
@@ -184,6 +192,7 @@ def _export(options: argparse.Namespace) -> int:
     chosen = ExportOptions(
         state=options.state,
         half=options.half,
+        blend=options.blend,
         name=options.name,
         version=options.weights_version,
         licence=options.weights_licence,

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dbsam.checkpoint import load_base, save_checkpoint
 from dbsam.checkpoint_info import CheckpointInfo, DatasetCredit
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam_training.fit import recipe_of
 from dbsam_training.model_card import model_card
+from dbsam_training.recipes import Recipe
 from dbsam_training.resume import StateError, read_state
-from dbsam_training.starting import base_file, base_reference
+from dbsam_training.starting import base_file, base_reference, start_model
 from dbsam_training.strict import SettingError
 
 NO_LICENCE = "not stated"
@@ -28,6 +31,8 @@ class ExportOptions:
     Attributes:
         state: "best" (by validation) or "last".
         half: Whether matrices and kernels are stored as 16-bit floats.
+        blend: Share of the trained weights; the rest are those that the run started from. In between, a network keeps
+            more of what it knew of other images (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
         name: Name of the weights; the recipe's if None.
         version: Version of the weights.
         licence: Licence of the weights.
@@ -37,6 +42,7 @@ class ExportOptions:
 
     state: str = "best"
     half: bool = False
+    blend: float = 1.0
     name: str | None = None
     version: str = "1.0"
     licence: str = ""
@@ -67,6 +73,8 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
     run = _read_json(run_folder / "run.json")
     state = read_state(run_folder / f"{options.state}.pt")
     model = _model_of(run, state, recipe.model.base, build_model(recipe.model.config), run_folder)
+    if options.blend != 1:
+        _blend(model, recipe, options.blend)
     info = CheckpointInfo(
         name=options.name or recipe.name,
         version=options.version,
@@ -79,9 +87,10 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
             **recipe.to_dict(),
             "trained_steps": state["step"],
             "trained_samples": run["samples"]["train"],
+            "blend": options.blend,
             "remarks": options.remarks,
         },
-        metrics=_metrics(run_folder, options.metrics),
+        metrics=_metrics(run_folder if options.blend == 1 else None, options.metrics),
     )
     info = save_checkpoint(output, model, info, half=options.half)
     card.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +112,27 @@ def _model_of(run: dict[str, Any], state: dict[str, Any], base: str, model: DBSA
     return model.eval()
 
 
+@torch.no_grad()
+def _blend(model: DBSAM, recipe: Recipe, share: float) -> None:
+    if not 0 < share <= 1:
+        raise SettingError(f"blend must be above 0 and at most 1, not {share:g}.")
+    if not recipe.model.base:
+        raise SettingError("blend needs a run that started from weights: this one's model.base is empty.")
+    start = start_model(recipe)[0].state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(start[name], value, share))
+
+
 def _credits(run: dict[str, Any]) -> tuple[DatasetCredit, ...]:
     """The data sets of the run and of the weights that it started from."""
     credits = {credit["name"]: DatasetCredit(**credit) for credit in (run["base"] or {}).get("datasets", ())}
     return tuple((credits | {credit["name"]: DatasetCredit(**credit) for credit in run["datasets"]}).values())
 
 
-def _metrics(run_folder: Path, evaluation: Path | None) -> dict[str, Any]:
+def _metrics(run_folder: Path | None, evaluation: Path | None) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
-    if (run_folder / "validation.json").is_file():
+    if run_folder and (run_folder / "validation.json").is_file():
         metrics["validation"] = _read_json(run_folder / "validation.json")
     if evaluation is not None:
         metrics["evaluation"] = _read_json(evaluation)

@@ -76,6 +76,8 @@ def _training(recipe: Mapping[str, Any]) -> Iterator[str]:
         f"{recipe['trained_samples']:,}, AdamW with a peak rate of {optimizer['learning_rate']:g} and a weight "
         f"decay of {optimizer['weight_decay']:g}, {run['precision']}, seed {run['seed']}. The header holds all of it."
     )
+    if recipe.get("blend", 1) != 1:
+        yield from ("", f"Blended: {recipe['blend']:g} of the trained weights, the rest of those they started from.")
     if recipe.get("remarks"):
         yield from ("", str(recipe["remarks"]))
 
