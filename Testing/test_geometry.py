@@ -9,10 +9,10 @@ import pytest
 from dbsam.geometry import (
     ImageGeometry,
     OrientedBox,
+    box_in_slices,
     interpolate_boxes,
     slice_axes,
     slice_boxes_xyxy,
-    slice_inside_mask,
     slice_polygon,
 )
 
@@ -38,8 +38,13 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
     return q * np.sign(np.linalg.det(q))
 
 
+def inside_mask(box: OrientedBox, geometry: ImageGeometry, axis: int, index: int) -> np.ndarray:
+    height, width = geometry.slice_hw(axis)
+    return box_in_slices(box, geometry, axis).inside(index, range(height), range(width))
+
+
 def inside_mask_KJI(box: OrientedBox, geometry: ImageGeometry, axis: int) -> np.ndarray:
-    masks = [slice_inside_mask(box, geometry, axis, n) for n in range(geometry.dimensions_ijk[axis])]
+    masks = [inside_mask(box, geometry, axis, n) for n in range(geometry.dimensions_ijk[axis])]
     return np.stack(masks, axis=2 - axis)
 
 
@@ -64,7 +69,7 @@ def test_a_voxel_box_gives_its_inclusive_slices_and_pixel_edges_along_every_axis
     expected = np.zeros(UNIT_GRID.shape_KJI, bool)
     expected[12:14, 7:15, 5:10] = True
     np.testing.assert_array_equal(inside_mask_KJI(box, UNIT_GRID, axis), expected)
-    assert slice_inside_mask(box, UNIT_GRID, axis, 0).shape == UNIT_GRID.slice_hw(axis) == hw
+    assert inside_mask(box, UNIT_GRID, axis, 0).shape == UNIT_GRID.slice_hw(axis) == hw
 
 
 def test_spacing_and_origin_enter_the_box():
@@ -129,10 +134,10 @@ def test_a_thin_box_between_two_slices_is_projected_onto_the_nearest(low, high, 
     boxes = slice_boxes_xyxy(box, UNIT_GRID, K_AXIS)
     assert list(boxes) == [nearest]
     np.testing.assert_allclose(boxes[nearest], [5, 6, 9, 12])
-    mask = slice_inside_mask(box, UNIT_GRID, K_AXIS, nearest)
+    mask = inside_mask(box, UNIT_GRID, K_AXIS, nearest)
     assert mask[6:13, 5:10].all()
     assert mask.sum() == 7 * 5
-    assert not slice_inside_mask(box, UNIT_GRID, K_AXIS, nearest + 1).any()
+    assert not inside_mask(box, UNIT_GRID, K_AXIS, nearest + 1).any()
     assert len(slice_polygon(box, UNIT_GRID, K_AXIS, nearest)) == 0  # the plane itself misses it
 
 
@@ -140,7 +145,7 @@ def test_a_thin_tilted_box_is_projected_with_its_whole_shadow():
     # A diamond that is also thin and sheared along S: the shadow is the diamond.
     box = OrientedBox(np.array([20, 15, 7.5]), np.array([[5.0, 5, 0.1], [-5, 5, 0.1], [0, 0, 0.1]]))
     np.testing.assert_allclose(slice_boxes_xyxy(box, UNIT_GRID, K_AXIS)[7], [10, 5, 30, 25])
-    mask = slice_inside_mask(box, UNIT_GRID, K_AXIS, 7)
+    mask = inside_mask(box, UNIT_GRID, K_AXIS, 7)
     y, x = np.mgrid[0:30, 0:40]
     np.testing.assert_array_equal(mask, abs(x - 20) + abs(y - 15) <= 10)
 
@@ -178,11 +183,18 @@ def test_a_box_outside_the_volume_has_no_slices(box):
     assert not inside_mask_KJI(box, UNIT_GRID, K_AXIS).any()
 
 
-def test_a_slice_that_the_volume_has_not_is_refused():
-    box = upright_box((5, 5, 4), (9, 9, 6))
+def test_on_a_slice_that_the_volume_has_not_nothing_is_inside():
+    box = upright_box((5, 5, -4), (9, 9, 30))
+    assert inside_mask(box, UNIT_GRID, K_AXIS, 19).any()
     for index in (-1, 20):
-        with pytest.raises(ValueError, match=rf"Slice {index} along K is outside the volume \(0 to 19\)"):
-            slice_inside_mask(box, UNIT_GRID, K_AXIS, index)
+        assert not inside_mask(box, UNIT_GRID, K_AXIS, index).any()
+
+
+def test_the_mask_of_a_part_of_a_slice_is_that_part_of_the_mask():
+    box = diamond_box((20, 15, 8), half_edge=9, half_height=3)
+    part = box_in_slices(box, UNIT_GRID, K_AXIS).inside(8, range(4, 17), range(11, 20))
+    np.testing.assert_array_equal(part, inside_mask(box, UNIT_GRID, K_AXIS, 8)[4:17, 11:20])
+    assert 0 < part.sum() < part.size
 
 
 def test_the_mask_is_the_set_of_voxel_centres_in_the_box_and_the_rectangle_holds_all_of_them():
@@ -197,7 +209,7 @@ def test_the_mask_is_the_set_of_voxel_centres_in_the_box_and_the_rectangle_holds
             np.testing.assert_array_equal(inside_mask_KJI(box, UNIT_GRID, axis), expected)
             boxes = slice_boxes_xyxy(box, UNIT_GRID, axis)
             for index in range(UNIT_GRID.dimensions_ijk[axis]):
-                rows, columns = np.nonzero(slice_inside_mask(box, UNIT_GRID, axis, index))
+                rows, columns = np.nonzero(inside_mask(box, UNIT_GRID, axis, index))
                 if len(rows):
                     x_min, y_min, x_max, y_max = boxes[index]
                     assert x_min <= columns.min() <= columns.max() <= x_max

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dbsam.plane_cut import TOLERANCE, BoxInSlices, FloatArray, clip_polygon, pixels_inside
+from dbsam.plane_cut import TOLERANCE, BoxInSlices, FloatArray, clip_polygon
 
 _SMALLEST_HALF_AXIS_MM = 1e-6
 _ANATOMICAL_DIRECTIONS = ("sagittal", "coronal", "axial")  # slicing along R, A, S
@@ -185,6 +185,21 @@ def slice_axes(axis: int) -> tuple[int, int]:
     return x_axis, y_axis
 
 
+def box_in_slices(box: OrientedBox, geometry: ImageGeometry, axis: int) -> BoxInSlices:
+    """Returns how a box is cut by the slices of a volume: which ones, and which of their pixels lie inside.
+
+    Args:
+        box: the box, in RAS.
+        geometry: the volume's grid.
+        axis: 0, 1, 2 for slices along I, J, K.
+    """
+    order = [*slice_axes(axis), axis]
+    to_ijk = geometry.ras_to_ijk
+    center_ijk = to_ijk[:3, :3] @ box.center_ras + to_ijk[:3, 3]
+    half_axes_ijk = box.half_axes_ras @ to_ijk[:3, :3].T
+    return BoxInSlices(center_ijk[order], half_axes_ijk[:, order], geometry.dimensions_ijk[axis])
+
+
 def slice_polygon(box: OrientedBox, geometry: ImageGeometry, axis: int, index: float) -> FloatArray:
     """Returns the convex polygon in which a slice plane cuts a box, not clipped to the volume.
 
@@ -198,8 +213,8 @@ def slice_polygon(box: OrientedBox, geometry: ImageGeometry, axis: int, index: f
         (N, 2) corners x, y in continuous pixel coordinates, 3 <= N <= 6, counter-clockwise where x points right and y
         up; N is 0 where the plane misses the box or only touches an edge or corner.
     """
-    box_in_slices = _in_slices(box, geometry, axis)
-    return clip_polygon(box_in_slices.enclosing_rectangle(), box_in_slices.cut(index))
+    in_slices = box_in_slices(box, geometry, axis)
+    return clip_polygon(in_slices.enclosing_rectangle(), in_slices.cut(index))
 
 
 def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> dict[int, FloatArray]:
@@ -214,34 +229,13 @@ def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> di
     """
     height, width = geometry.slice_hw(axis)
     image_corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
-    box_in_slices = _in_slices(box, geometry, axis)
+    in_slices = box_in_slices(box, geometry, axis)
     boxes = {}
-    for index in box_in_slices.slices():
-        polygon = clip_polygon(image_corners, box_in_slices.footprint(index))
+    for index in in_slices.slices():
+        polygon = clip_polygon(image_corners, in_slices.footprint(index))
         if len(polygon):
             boxes[index] = np.concatenate([polygon.min(axis=0), polygon.max(axis=0)])
     return boxes
-
-
-def slice_inside_mask(box: OrientedBox, geometry: ImageGeometry, axis: int, index: int) -> NDArray[np.bool_]:
-    """Returns which voxel centres of one slice lie in the box.
-
-    A box between two slice planes is projected onto the nearer one, as in `slice_boxes_xyxy`.
-
-    Returns:
-        (height, width) mask of the slice image, indexed [y, x].
-
-    Raises:
-        ValueError: the volume has no slice `index`.
-    """
-    count = geometry.dimensions_ijk[axis]
-    if not 0 <= index < count:
-        raise ValueError(f"Slice {index} along {'IJK'[axis]} is outside the volume (0 to {count - 1}).")
-    height, width = geometry.slice_hw(axis)
-    box_in_slices = _in_slices(box, geometry, axis)
-    if index not in box_in_slices.slices():
-        return np.zeros((height, width), dtype=bool)
-    return pixels_inside(box_in_slices.footprint(index), (height, width))
 
 
 def interpolate_boxes(key_boxes: Mapping[int, ArrayLike]) -> dict[int, FloatArray]:
@@ -265,14 +259,6 @@ def interpolate_boxes(key_boxes: Mapping[int, ArrayLike]) -> dict[int, FloatArra
     indices = np.arange(keys[0], keys[-1] + 1)
     columns = [np.interp(indices, keys, corners[:, n]) for n in range(4)]
     return {int(index): xyxy for index, xyxy in zip(indices, np.stack(columns, axis=1), strict=True)}
-
-
-def _in_slices(box: OrientedBox, geometry: ImageGeometry, axis: int) -> BoxInSlices:
-    order = [*slice_axes(axis), axis]
-    to_ijk = geometry.ras_to_ijk
-    center_ijk = to_ijk[:3, :3] @ box.center_ras + to_ijk[:3, 3]
-    half_axes_ijk = box.half_axes_ras @ to_ijk[:3, :3].T
-    return BoxInSlices(center_ijk[order], half_axes_ijk[:, order], geometry.dimensions_ijk[axis])
 
 
 def _affine_matrix(matrix: ArrayLike, name: str) -> FloatArray:

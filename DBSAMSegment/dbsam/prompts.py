@@ -13,10 +13,10 @@ from dbsam.geometry import (
     FloatArray,
     ImageGeometry,
     OrientedBox,
+    box_in_slices,
     interpolate_boxes,
     slice_axes,
     slice_boxes_xyxy,
-    slice_inside_mask,
 )
 
 _TOLERANCE = 1e-9  # pixels; a voxel centre on an edge is inside, as in `dbsam.geometry`
@@ -67,6 +67,11 @@ class Window:
         return max(self.y_last - self.y_first + 1, 0), max(self.x_last - self.x_first + 1, 0)
 
     @property
+    def ranges_yx(self) -> tuple[range, range]:
+        """Rows and columns."""
+        return range(self.y_first, self.y_last + 1), range(self.x_first, self.x_last + 1)
+
+    @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns, to index a slice image [y, x]."""
         height, width = self.shape_hw
@@ -101,8 +106,8 @@ class PromptPlan:
     def __init__(self, prompt: Prompt, geometry: ImageGeometry, axis: int) -> None:
         self.axis = axis
         self.slice_hw = geometry.slice_hw(axis)
-        self._geometry = geometry
-        self._clip = prompt if isinstance(prompt, OrientedBox) else prompt.clip
+        clip = prompt if isinstance(prompt, OrientedBox) else prompt.clip
+        self._clip = None if clip is None else box_in_slices(clip, geometry, axis)
         if isinstance(prompt, OrientedBox):
             boxes = slice_boxes_xyxy(prompt, geometry, axis)
             self._drawn: dict[int, FloatArray] | None = None
@@ -153,7 +158,7 @@ class PromptPlan:
         if self._clip is None:
             inside = np.ones(self.window.shape_hw, dtype=bool)
         else:
-            inside = slice_inside_mask(self._clip, self._geometry, self.axis, index)[self.window.slices]
+            inside = self._clip.inside(index, *self.window.ranges_yx)
         if self._drawn is not None:
             drawn = np.zeros_like(inside)
             drawn[Window.of_centres_in(self._drawn[index]).within(self.window)] = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from PySide6 import QtCore
@@ -47,10 +48,15 @@ def normalized(signature: str) -> str:
 
 def native_signatures(sender: QtCore.QObject, name: str) -> list[str]:
     """The overloads of a signal that Qt itself knows on this object."""
-    meta: Any = type(sender).staticMetaObject
+    return list(_native_signatures(type(sender), name))
+
+
+@lru_cache(None)  # each look takes milliseconds, which the application's own compiled search does not
+def _native_signatures(cls: type[QtCore.QObject], name: str) -> tuple[str, ...]:
+    meta: Any = cls.staticMetaObject
     methods = (meta.method(i) for i in range(meta.methodCount()))
     signatures = (bytes(m.methodSignature().data()).decode() for m in methods if _is_signal(m))
-    return [signature for signature in signatures if signature.split("(")[0] == name]
+    return tuple(signature for signature in signatures if signature.split("(")[0] == name)
 
 
 def _is_signal(method: QtCore.QMetaMethod) -> bool:
