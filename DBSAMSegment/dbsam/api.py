@@ -13,10 +13,9 @@ from dbsam.markups import MarkupsRoi, read_roi
 
 if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
-    from dbsam.download import ProgressCallback
     from dbsam.intensity import IntensityRule
     from dbsam.predictor import ModelPredictor, SlicePredictor
-    from dbsam.progress import CancelToken
+    from dbsam.progress import CancelToken, ProgressCallback
     from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
-from dbsam.progress import Cancelled
+from dbsam.progress import Cancelled, ProgressCallback
 from dbsam.segmentation import atomic_path
 
 if TYPE_CHECKING:
     from dbsam.cluster import Workers
-    from dbsam.download import ProgressCallback
     from dbsam.predictor import SlicePredictor
     from dbsam.progress import CancelToken
 

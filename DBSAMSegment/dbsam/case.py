@@ -16,9 +16,8 @@ from dbsam.markups import MarkupsRoi, read_roi
 from dbsam.segmentation import Segment, combine_segments, write_segmentation
 
 if TYPE_CHECKING:
-    from dbsam.download import ProgressCallback
     from dbsam.predictor import SlicePredictor
-    from dbsam.progress import CancelToken
+    from dbsam.progress import CancelToken, ProgressCallback
     from dbsam.volume import Volume, VolumeSegmentation
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from dbsam.checkpoint_info import CheckpointError, CheckpointInfo, read_info, unreadable
 from dbsam.digests import remembered_digest
-from dbsam.download import ProgressCallback
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.progress import CancelToken
+from dbsam.progress import CancelToken, ProgressCallback
 
 logger = logging.getLogger(__name__)
 

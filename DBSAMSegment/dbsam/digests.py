@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from dbsam.download import ProgressCallback, digest_of
-from dbsam.progress import CancelToken
+from dbsam.download import digest_of
+from dbsam.progress import CancelToken, ProgressCallback
 
 logger = logging.getLogger(__name__)
 

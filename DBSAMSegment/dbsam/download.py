@@ -14,19 +14,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbsam.filelock import exclusive_lock
-from dbsam.progress import CancelToken, Progress
+from dbsam.progress import CancelToken, Progress, ProgressCallback
 from dbsam.range_request import POLL_SECONDS, DownloadError, Interrupted, RangeRefused, RangeRequest
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.1
-
-ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dbsam.progress import Progress
-
-if TYPE_CHECKING:
-    from dbsam.download import ProgressCallback
+from dbsam.progress import Progress, ProgressCallback
 
 # How long a cancellation may go unnoticed.
 _SECONDS_PER_BATCH = 0.5

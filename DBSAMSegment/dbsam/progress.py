@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -50,3 +51,6 @@ class Progress:
     total: int
     stage: str
     seconds_left: float | None
+
+
+ProgressCallback = Callable[[Progress], None]

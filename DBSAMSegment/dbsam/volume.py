@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,11 @@ from dbsam.image import Volume, slice_of
 from dbsam.intensity import IntensityRule, IntensityWindow, resolve_intensity
 from dbsam.pacing import ProgressReporter, SliceCost
 from dbsam.predictor import SlicePredictor
-from dbsam.progress import Cancelled, CancelToken, Progress
+from dbsam.progress import Cancelled, CancelToken, Progress, ProgressCallback
 from dbsam.prompts import Prompt, PromptPlan, SliceBoxes
 from dbsam.slice_masks import SliceDecoder, SliceMask
 from dbsam.strategies import segment_by_box, segment_by_tracking
 from dbsam.tracking import TrackingRule
-
-if TYPE_CHECKING:
-    from dbsam.download import ProgressCallback
 
 __all__ = [
     "CancelToken",

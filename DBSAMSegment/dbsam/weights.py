@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from dbsam.checkpoint_info import BaseReference, CheckpointError, CheckpointInfo, read_info
 from dbsam.digests import cache_folder, digest_record, remembered_digest
-from dbsam.download import ProgressCallback, download_file
+from dbsam.download import download_file
 from dbsam.modeling.config import named_config
-from dbsam.progress import CancelToken
+from dbsam.progress import CancelToken, ProgressCallback
 from dbsam.weights_registry import REGISTRY, WeightsEntry, registered, shipped_folders
 
 if TYPE_CHECKING:
