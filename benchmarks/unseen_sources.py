@@ -3,11 +3,11 @@
     python benchmarks/unseen_sources.py --data DATA --store STORE --output FOLDS
 
 Every source is left out of training in one of the folds, with all its data sets; sources of one modality are spread
-over the folds. Each fold is trained by the recipe `compact`, with a shallower network and smaller batches, with the
-same steps and seed as a run on all sources, and both are scored on the validation samples of the left-out sources.
-Super-pixels, which don't say which source they are from, are left out of all. The store comes from `dbsam-train prepare
---config compact`. What is there already is kept; `--folds` trains only some, so that several processes may share the
-work.
+over the folds. Each fold is trained by the recipe `compact`, with a shallower network, an input of 64 pixels and
+smaller batches, with the same steps and seed as a run on all sources, and both are scored on the validation samples of
+the left-out sources. Super-pixels, which don't say which source they are from, are left out of all. The store comes
+from `dbsam-train prepare --config compact`. What is there already is kept; `--folds` trains only some, so that several
+processes may share the work.
 """
 
 from __future__ import annotations
@@ -28,29 +28,32 @@ from dbsam_training.nnunet import find_datasets
 from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 
 RECIPE = "compact"
-SMALL = {"depth": 6, "stage_ends": [2, 5], "conv_stage_depth": 1}
-"""Of the nine networks, so that a CPU trains them in hours."""
-BATCH_SIZE = 32
+SMALL = {"depth": 6, "stage_ends": [2, 5], "conv_stage_depth": 1, "image_size": 64, "conv_image_size": 64}
+"""Of the networks that are compared, so that a CPU trains them in hours."""
+BATCH_SIZE = 64
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def main() -> None:
-    """Train what isn't there yet, and print the table once all folds are."""
+    """Train what isn't there yet, and print the table of the folds that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="data sets in nnU-Net's raw layout")
     parser.add_argument("--store", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--count", type=int, default=8, help="number of folds")
-    parser.add_argument("--folds", type=int, nargs="+", help="train only these; 0 is the run on all sources")
+    parser.add_argument("--folds", type=int, nargs="+", help="only these; 0 is the run on all sources")
     options = parser.parse_args()
     infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
     left_out = {0: [], **dict(enumerate(folds_of(infos, options.count), 1))}
-    found = {}
-    for fold in options.folds or left_out:
-        found[fold] = _train(options.output / f"fold{fold}", options.store, left_out[fold], options.steps)
-    if len(found) == len(left_out):
-        _print(found, left_out, infos, options.steps)
+    if options.folds:
+        left_out = {fold: left_out[fold] for fold in options.folds}
+    found = {
+        fold: _train(options.output / f"fold{fold}", options.store, names, options.steps)
+        for fold, names in left_out.items()
+    }
+    if 0 in found and len(found) > 1:
+        _print(found, left_out, infos, options.count, options.steps)
 
 
 def folds_of(infos: Mapping[str, DatasetInfo], count: int) -> list[list[str]]:
@@ -83,7 +86,11 @@ def _train(run: Path, store: Path, left_out: Sequence[str], steps: int) -> Score
 
 
 def _print(
-    found: Mapping[int, Scores], left_out: Mapping[int, Sequence[str]], infos: Mapping[str, DatasetInfo], steps: int
+    found: Mapping[int, Scores],
+    left_out: Mapping[int, Sequence[str]],
+    infos: Mapping[str, DatasetInfo],
+    count: int,
+    steps: int,
 ) -> None:
     prompts = list(found[0])
     drops: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
@@ -99,9 +106,9 @@ def _print(
     print_table(
         "Sources that were left out of training",
         [
-            f"{len(left_out) - 1} folds, {steps} steps of {BATCH_SIZE} samples each, one seed; DSC in percent on "
-            "validation samples, means over data sets that are well posed for one box. The interval is of a bootstrap "
-            "over data sets."
+            f"{len(left_out) - 1} of {count} folds, {steps} steps of {BATCH_SIZE} samples each, one seed; DSC in "
+            "percent on validation samples, means over data sets that are well posed for one box. The interval is of "
+            "a bootstrap over data sets."
         ],
         ["modality", "data sets", *head],
         rows,
