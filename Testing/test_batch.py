@@ -165,15 +165,17 @@ def test_two_rows_may_not_write_the_same_file(tmp_path):
 def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, tmp_path):
     broken = replace(case, volume=tmp_path / "missing.nrrd", output=tmp_path / "out" / "missing.nrrd")
     other = replace(case, output=tmp_path / "out" / "other.nrrd")
-    cases, state = [case, broken, other], tmp_path / "state.json"
+    cases, records = [case, broken, other], tmp_path / "done.jsonl"
 
     def run() -> tuple[list[str], list[str], list[str]]:
-        summary = run_batch(cases, state, ThresholdPredictor, "threshold", lambda: None)
+        summary = run_batch(cases, records, ThresholdPredictor, "threshold", lambda: None)
         short = [[Path(name).stem for name in names] for names in (summary.done, summary.skipped, summary.failed)]
         return short[0], short[1], short[2]
 
     assert run() == (["block", "other"], [], ["missing"])
-    assert "missing.nrrd: no such file" in json.loads(state.read_text())["cases"][str(broken.output)]["error"]
+    record = json.loads(records.read_text().splitlines()[1])
+    assert record["output"] == str(broken.output)
+    assert "missing.nrrd: no such file" in record["error"]
     assert run() == ([], ["block", "other"], ["missing"])
     case.volume.with_name("missing.nrrd").write_bytes(case.volume.read_bytes())
     other.output.unlink()
@@ -181,18 +183,20 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
     assert run() == ([], ["block", "missing", "other"], [])
 
 
-@pytest.mark.parametrize("change", ["the row", "the ROI", "the model"])
+@pytest.mark.parametrize("change", ["the row", "the ROI", "the model", "its precision"])
 def test_a_case_is_done_again_when_something_has_changed(case, tmp_path, change):
-    state, weights = tmp_path / "state.json", tmp_path / "weights"
+    records, weights = tmp_path / "done.jsonl", tmp_path / "weights"
     weights.write_bytes(b"1")
-    run_batch([case], state, ThresholdPredictor, "m", lambda: weights)
+    run_batch([case], records, ThresholdPredictor, "m", lambda: weights)
     if change == "the row":
         case = replace(case, strategy="box")
     elif change == "the ROI":
         write_roi(case.roi_files[0], MarkupsRoi("a longer name", roi_box()))
-    else:
+    elif change == "the model":
         weights.write_bytes(b"22")
-    assert run_batch([case], state, ThresholdPredictor, "m", lambda: weights).done == [str(case.output)]
+    precision = "bfloat16" if change == "its precision" else "auto"
+    again = run_batch([case], records, ThresholdPredictor, "m", lambda: weights, precision=precision)
+    assert again.done == [str(case.output)]
 
 
 def test_nothing_is_loaded_when_nothing_is_left(case, tmp_path):
@@ -203,16 +207,23 @@ def test_nothing_is_loaded_when_nothing_is_left(case, tmp_path):
         return ThresholdPredictor()
 
     for _ in range(2):
-        run_batch([case], tmp_path / "state.json", load, "threshold", lambda: None)
+        run_batch([case], tmp_path / "done.jsonl", load, "threshold", lambda: None)
     assert loaded == [True]
 
 
-def test_a_damaged_state_file_means_that_everything_is_done_again(case, tmp_path, caplog):
-    (tmp_path / "state.json").write_text("{")
+@pytest.mark.parametrize("damaged", ["{", '{"output": 3}', "[]", '{"status": "done"}'])
+def test_a_damaged_record_means_that_its_case_is_done_again(case, tmp_path, caplog, damaged):
+    other = replace(case, output=tmp_path / "out" / "other.nrrd")
+    records = tmp_path / "done.jsonl"
+    run_batch([other], records, ThresholdPredictor, "m", lambda: None)
+    with records.open("a") as file:
+        file.write(damaged)  # without a newline, as a writer leaves it that is cut off
     with caplog.at_level(logging.WARNING):
-        summary = run_batch([case], tmp_path / "state.json", ThresholdPredictor, "threshold", lambda: None)
-    assert summary.done == [str(case.output)]
-    assert "is damaged" in caplog.text
+        summary = run_batch([case, other], records, ThresholdPredictor, "m", lambda: None)
+    assert (summary.done, summary.skipped) == ([str(case.output)], [str(other.output)])
+    assert "line 2 is damaged" in caplog.text
+    again = run_batch([case, other], records, ThresholdPredictor, "m", lambda: None)
+    assert (again.done, len(again.skipped)) == ([], 2), "what was added after the damaged line is read"
 
 
 def test_weights_that_cannot_be_used_end_the_batch(case, tmp_path):
@@ -220,7 +231,7 @@ def test_weights_that_cannot_be_used_end_the_batch(case, tmp_path):
         raise CheckpointError("There is no weights file.")
 
     with pytest.raises(CheckpointError):
-        run_batch([case, case], tmp_path / "state.json", no_weights, "m", lambda: None)
+        run_batch([case, case], tmp_path / "done.jsonl", no_weights, "m", lambda: None)
 
 
 def test_a_cancelled_batch_goes_on_where_it_stopped(case, tmp_path):
@@ -228,8 +239,8 @@ def test_a_cancelled_batch_goes_on_where_it_stopped(case, tmp_path):
     cancel = CancelToken()
     with pytest.raises(Cancelled):
         run_batch(
-            [case, other], tmp_path / "state.json", ThresholdPredictor, "m", lambda: None,
+            [case, other], tmp_path / "done.jsonl", ThresholdPredictor, "m", lambda: None,
             cancel=cancel, on_case=lambda number, case, outcome: cancel.cancel(),
         )  # fmt: skip
-    summary = run_batch([case, other], tmp_path / "state.json", ThresholdPredictor, "m", lambda: None)
+    summary = run_batch([case, other], tmp_path / "done.jsonl", ThresholdPredictor, "m", lambda: None)
     assert (summary.skipped, summary.done) == ([str(case.output)], [str(other.output)])

@@ -146,7 +146,7 @@ def test_a_batch_says_how_each_case_went(weights, capsys):
     assert out.endswith("1 done, 0 skipped, 1 failed.\n")
     assert main([*arguments, "--json"]) == ExitCode.SOME_FAILED
     assert json.loads(capsys.readouterr().out)["skipped"] == ["out/a.seg.nrrd"]
-    assert Path("cases.csv.state.json").exists()
+    assert Path("cases.csv.done.jsonl").exists()
 
 
 def test_info_counts_parameters_and_names_the_licence(capsys, weights):

@@ -68,8 +68,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def run(folder: Path, count: int, workers: Workers | None, on_case: Callable = lambda *_: None) -> BatchSummary:
     cases = cases_in(folder, count)
     predictor = partial(slow_predictor, folder / "loads.txt")
-    state = folder / "state.json"
-    return run_batch(cases, state, predictor, "threshold", lambda: None, on_case=on_case, workers=workers)
+    records = folder / "done.jsonl"
+    return run_batch(cases, records, predictor, "threshold", lambda: None, on_case=on_case, workers=workers)
 
 
 def test_fifty_cases_are_as_from_one_process_when_a_worker_is_killed_in_the_middle(tmp_path):
@@ -85,7 +85,7 @@ def test_fifty_cases_are_as_from_one_process_when_a_worker_is_killed_in_the_midd
     assert sorted(told) == list(range(50)), "each case is told once"
     assert (len(summary.done), summary.failed) == (50, {})
     assert contents(two / "out") == contents(one / "out")
-    records = json.loads((two / "state.json").read_text())["cases"].values()
+    records = [json.loads(line) for line in (two / "done.jsonl").read_text().splitlines()]
     assert [record["status"] for record in records] == ["done"] * 50
     loads = (two / "loads.txt").read_text().split()
     assert len(loads) == len(set(loads)) == 3, "one model for each of two workers and the killed one's successor"
@@ -101,8 +101,8 @@ def test_a_broken_case_is_told_and_the_others_go_on(tmp_path):
     cases_in(tmp_path / "batch", 3)
     broken = Case(tmp_path / "missing.nrrd", tmp_path / "out.nrrd", boxes_ijk=((0, 0, 0, 1, 1, 1),))
     cases = [broken, *cases_in(tmp_path / "batch", 3)]
-    state = tmp_path / "state.json"
-    summary = run_batch(cases, state, ThresholdPredictor, "threshold", lambda: None, workers=Workers(1))
+    records = tmp_path / "done.jsonl"
+    summary = run_batch(cases, records, ThresholdPredictor, "threshold", lambda: None, workers=Workers(1))
     assert len(summary.done) == 3
     assert "missing.nrrd: no such file" in summary.failed[str(broken.output)]
 
@@ -110,7 +110,7 @@ def test_a_broken_case_is_told_and_the_others_go_on(tmp_path):
 def test_weights_that_cannot_be_used_end_the_batch(tmp_path):
     cases = cases_in(tmp_path / "batch", 3)
     with pytest.raises(CheckpointError, match="There is no weights file"):
-        run_batch(cases, tmp_path / "state.json", no_predictor, "m", lambda: None, workers=Workers(1))
+        run_batch(cases, tmp_path / "done.jsonl", no_predictor, "m", lambda: None, workers=Workers(1))
 
 
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done():

@@ -1,7 +1,7 @@
 """Many cases from a manifest: goes on past failures, and a second run does only what is left.
 
 A manifest is a CSV file with a header; relative paths are relative to it. Its columns are those of `COLUMNS`.
-What was done is kept in a state file beside it; a case is done again when its row, its inputs or the model have
+What was done is kept in a file beside it; a case is done again when its row, its inputs or the model have
 changed, or its outputs are gone.
 """
 
@@ -20,11 +20,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbsam.batch_records import BatchRecords, Record
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
 from dbsam.progress import Cancelled, ProgressCallback
-from dbsam.segmentation import atomic_path
 
 if TYPE_CHECKING:
     from dbsam.cluster import Workers
@@ -46,8 +46,6 @@ COLUMNS = {
     "series": "as --series",
 }
 """Columns of a manifest; a row needs one of roi, box_ijk and box, and an empty cell means the default."""
-
-_STATE_VERSION = 1
 
 
 class ManifestError(ValueError):
@@ -115,7 +113,7 @@ def read_manifest(path: Path, parse_window: Callable[[str], str | tuple[float, f
 
 def run_batch(
     cases: Sequence[Case],
-    state_path: Path,
+    records_path: Path,
     get_predictor: Callable[[], SlicePredictor],
     model: str,
     find_model: Callable[[], Path | None],
@@ -123,12 +121,13 @@ def run_batch(
     cancel: CancelToken | None = None,
     on_case: Callable[[int, Case, str], None] | None = None,
     workers: Workers | None = None,
+    precision: str = "auto",
 ) -> BatchSummary:
     """Do every case that is not done yet.
 
     Args:
         cases: The cases, see `read_manifest`.
-        state_path: Where to remember what was done; written after every case.
+        records_path: Where to remember what was done, see `BatchRecords`; grows with every case.
         get_predictor: Returns the model; not called when nothing is left to do. For workers it can be pickled, and each
             calls it once.
         model: Name or path of the model.
@@ -137,7 +136,8 @@ def run_batch(
         cancel: Ends the batch; a later run continues it.
         on_case: Called after each case with its number (from 0), the case, and "done", "skipped" or what went wrong.
         workers: Processes that do the cases instead of this one. They see the same files; only this one writes the
-            state.
+            records.
+        precision: The model's, as the command line names it; by it, too, another model is noticed.
 
     Raises:
         ClusterError: The workers cannot be used, or were lost.
@@ -145,13 +145,13 @@ def run_batch(
         DownloadError: They could not be fetched.
         Cancelled: `cancel` was cancelled.
     """
-    state = _read_state(state_path)
+    records = BatchRecords(records_path)
     summary = BatchSummary()
 
     def left() -> Iterator[tuple[int, Case]]:
         for number, case in enumerate(cases):
-            record = state.get(str(case.output), {})
-            same = record.get("fingerprint") == _fingerprint(case, model, find_model())
+            record = records.get(str(case.output))
+            same = record.get("fingerprint") == _fingerprint(case, model, precision, find_model())
             if same and record.get("status") == "done" and _written(case):
                 summary.skipped.append(str(case.output))
                 if on_case is not None:
@@ -167,24 +167,24 @@ def run_batch(
     with closing(ended):
         for (number, case), finish in ended:
             key = str(case.output)
+            record: Record
             try:
                 report = finish()
             except (CheckpointError, DownloadError, Cancelled):
                 raise
             except Exception as error:
-                # Whatever is wrong with one case, the others go on; the state file and the summary name it.
+                # Whatever is wrong with one case, the others go on; its record and the summary name it.
                 logger.debug("%s failed.", case.volume, exc_info=True)
                 outcome = str(error) or type(error).__name__
                 summary.failed[key] = outcome
-                state[key] = {"status": "failed", "error": outcome}
+                record = {"status": "failed", "error": outcome}
             else:
                 outcome = "done"
                 summary.done.append(key)
                 # Taken now, because the model may have been downloaded in between.
-                fingerprint = _fingerprint(case, model, find_model())
-                state[key] = {"status": "done", "fingerprint": fingerprint, "report": report}
-            state[key]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            _write_state(state_path, state)
+                fingerprint = _fingerprint(case, model, precision, find_model())
+                record = {"status": "done", "fingerprint": fingerprint, "report": report}
+            records.add(key, {**record, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")})
             if on_case is not None:
                 on_case(number, case, outcome)
     return summary
@@ -233,12 +233,13 @@ def _integers(text: str, count: int, column: str) -> tuple[int, ...]:
     return numbers
 
 
-def _fingerprint(case: Case, model: str, weights: Path | None) -> str:
-    """Changes with anything that changes the result: the row, the input files, the model."""
+def _fingerprint(case: Case, model: str, precision: str, weights: Path | None) -> str:
+    """Changes with anything that changes the result: the row, the input files, the model and its precision."""
     files = [case.volume, *case.roi_files, *([weights] if weights else [])]
     content = {
         "case": asdict(case),
         "model": model,
+        "precision": precision,
         "files": [(str(file), _state_of(file)) for file in files],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -255,23 +256,3 @@ def _state_of(path: Path) -> list[tuple[str, int, int]]:
 
 def _written(case: Case) -> bool:
     return case.output.is_file() and (case.overlay is None or case.overlay.is_file())
-
-
-def _read_state(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] == _STATE_VERSION:
-            cases: dict[str, dict[str, Any]] = content["cases"]
-            return cases
-        problem = f"has version {content['version']}"
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"is damaged ({error})"
-    logger.warning("The state file %s %s: every case is done again.", path, problem)
-    return {}
-
-
-def _write_state(path: Path, state: dict[str, dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"version": _STATE_VERSION, "cases": state}, indent=1), encoding="utf-8")

@@ -72,7 +72,7 @@ examples:
 
 _BATCH_HELP = f"""\
 Segment every case of a table. A case that fails is reported and the others go on; a second run does only what is not
-done yet, or has changed. What was done is kept in MANIFEST.csv.state.json.
+done yet, or has changed. What was done is kept in MANIFEST.csv.done.jsonl.
 
 columns of the manifest (CSV with a header; relative paths are relative to the manifest):
 {chr(10).join(f"  {name:9} {meaning}" for name, meaning in COLUMNS.items())}
@@ -303,13 +303,15 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
             if speaks:
                 print(f"[{number + 1}/{len(cases)}] {case.output}: {outcome}", flush=True)
 
-        state = arguments.manifest.with_name(arguments.manifest.name + ".state.json")
+        records = arguments.manifest.with_name(arguments.manifest.name + ".done.jsonl")
         workers = cluster.Workers.of(arguments)
         model: Callable[[], SlicePredictor] = _ModelOnDemand(arguments, cancel)
         if workers:
             model = partial(_load, arguments)
         find = partial(locate, arguments.model)
-        summary = run_batch(cases, state, model, arguments.model, find, bar, cancel, tell, workers)
+        summary = run_batch(
+            cases, records, model, arguments.model, find, bar, cancel, tell, workers, arguments.precision
+        )
     if arguments.json:
         print(json.dumps({"done": summary.done, "skipped": summary.skipped, "failed": summary.failed}, indent=2))
     elif speaks:
