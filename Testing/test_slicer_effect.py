@@ -175,6 +175,27 @@ def test_a_click_without_a_drag_does_nothing(stage):
     assert effect.job is None
 
 
+def test_with_shift_no_box_is_begun_but_a_begun_one_is_finished(stage):
+    _, _, _, _, effect, _ = stage
+    widget = slicer.app.layoutManager().sliceWidget("Red")
+    interactor = widget.sliceView().interactor()
+
+    def send(event: int, shift: bool) -> bool:
+        interactor.SetShiftKey(shift)
+        return effect.processInteractionEvents(interactor, event, widget)
+
+    interactor.SetEventPosition(10, 10)
+    try:
+        assert not send(vtk.vtkCommand.LeftButtonPressEvent, shift=True)
+        assert not send(vtk.vtkCommand.MouseMoveEvent, shift=True)
+        assert send(vtk.vtkCommand.LeftButtonPressEvent, shift=False)
+        assert send(vtk.vtkCommand.MouseMoveEvent, shift=True)
+        assert send(vtk.vtkCommand.LeftButtonReleaseEvent, shift=True)
+        assert not send(vtk.vtkCommand.MouseMoveEvent, shift=False)
+    finally:
+        interactor.SetShiftKey(False)
+
+
 def test_the_modules_own_self_test_passes(stage):
     import sys
 

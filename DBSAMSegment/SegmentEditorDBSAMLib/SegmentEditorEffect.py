@@ -133,12 +133,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 return False
             action()
             return True
-        if viewWidget.className() != "qMRMLSliceWidget" or callerInteractor.GetShiftKey():
+        if viewWidget.className() != "qMRMLSliceWidget":
             return False
         band = self._band(viewWidget)
         position = tuple(float(value) for value in callerInteractor.GetEventPosition())
         if eventId == vtk.vtkCommand.LeftButtonPressEvent and not band.dragging:
-            if self.job is not None or self._volume() is None:
+            # With Shift the crosshair moves; a drag that has begun goes on whatever keys are pressed.
+            if self.job is not None or self._volume() is None or callerInteractor.GetShiftKey():
                 return False
             band.start(position)
         elif eventId == vtk.vtkCommand.MouseMoveEvent and band.dragging:
