@@ -183,11 +183,12 @@ def test_a_box_outside_the_volume_has_no_slices(box):
     assert not inside_mask_KJI(box, UNIT_GRID, K_AXIS).any()
 
 
-def test_on_a_slice_that_the_volume_has_not_nothing_is_inside():
+def test_a_slice_that_the_volume_has_not_is_refused():
     box = upright_box((5, 5, -4), (9, 9, 30))
     assert inside_mask(box, UNIT_GRID, K_AXIS, 19).any()
     for index in (-1, 20):
-        assert not inside_mask(box, UNIT_GRID, K_AXIS, index).any()
+        with pytest.raises(ValueError, match=rf"Slice {index} is outside the volume \(0 to 19\)"):
+            inside_mask(box, UNIT_GRID, K_AXIS, index)
 
 
 def test_the_mask_of_a_part_of_a_slice_is_that_part_of_the_mask():

@@ -24,12 +24,12 @@ from dbsam.batch_records import BatchRecords, Record
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
-from dbsam.progress import Cancelled, ProgressCallback
+from dbsam.progress import Cancelled
 
 if TYPE_CHECKING:
     from dbsam.cluster import Workers
     from dbsam.predictor import SlicePredictor
-    from dbsam.progress import CancelToken
+    from dbsam.progress import CancelToken, ProgressCallback
 
 logger = logging.getLogger(__name__)
 

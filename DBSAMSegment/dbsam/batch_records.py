@@ -34,14 +34,13 @@ class BatchRecords:
     def add(self, output: str, record: Record) -> None:
         """Keeps a record, on disk before this returns."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"output": output, **record})
         with self._path.open("a+b") as file:
             if file.tell():  # at the end, as always when appending
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(line.encode() + b"\n")
-        self._newest[output] = json.loads(line)
+            file.write(json.dumps({"output": output, **record}).encode() + b"\n")
+        self._newest[output] = record
 
 
 def _read(path: Path) -> Iterator[Record]:

@@ -74,7 +74,12 @@ class BoxInSlices:
         """Returns which pixel centres of a slice lie in the box: (len(rows), len(columns)), indexed [y, x].
 
         On the one slice of a box between two planes these are the pixels of its projection.
+
+        Raises:
+            ValueError: the volume has no slice `index`.
         """
+        if not 0 <= index < self._slice_count:
+            raise ValueError(f"Slice {index} is outside the volume (0 to {self._slice_count - 1}).")
         if index not in self.slices():
             return np.zeros((len(rows), len(columns)), dtype=bool)
         return _pixels_inside(self.footprint(index), rows, columns)

@@ -62,14 +62,15 @@ class Window:
         )
 
     @property
-    def shape_hw(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return max(self.y_last - self.y_first + 1, 0), max(self.x_last - self.x_first + 1, 0)
-
-    @property
     def ranges_yx(self) -> tuple[range, range]:
         """Rows and columns."""
         return range(self.y_first, self.y_last + 1), range(self.x_first, self.x_last + 1)
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        rows, columns = self.ranges_yx
+        return len(rows), len(columns)
 
     @property
     def slices(self) -> tuple[slice, slice]:
