@@ -41,7 +41,7 @@ def table(count, seed=0):
 
 
 def batch_of(store, indices, rows, augment, prompts=None, mask_size=64):
-    arrays = reader(store, None)(np.array(indices))
+    arrays = reader(store, None)(torch.tensor(indices))
     return make_batch(arrays, 64, mask_size, rows, prompts or tiny_recipe().prompts, augment)
 
 
@@ -132,7 +132,7 @@ def test_inserted_shapes_replace_the_object(store):
 
 
 def test_a_resident_store_returns_what_the_disk_holds(store):
-    indices = np.array([7, 0, 3, 9, 3])
+    indices = torch.tensor([7, 0, 3, 9, 3])
     resident, disk = ResidentStore(store, torch.device("cpu")).batch(indices), reader(store, None)(indices)
     assert resident.keys() == disk.keys()
     for name, values in disk.items():
@@ -141,7 +141,7 @@ def test_a_resident_store_returns_what_the_disk_holds(store):
 
 def test_a_resident_store_of_grey_images_alone(tmp_path):
     grey = TrainingStore(tiny_store(tmp_path, tiny_recipe()))
-    resident = ResidentStore(grey, torch.device("cpu")).batch(np.array([1]))
+    resident = ResidentStore(grey, torch.device("cpu")).batch(torch.tensor([1]))
     np.testing.assert_array_equal(resident["images"], grey.batch(np.array([1]))["images"])
 
 

@@ -14,7 +14,7 @@ from dbsam_training.box_draws import bounds, draw_boxes
 from dbsam_training.distort import distort_batch
 from dbsam_training.draws import Draws
 from dbsam_training.recipes import AugmentOptions, PromptOptions
-from dbsam_training.shapes import Shapes, paint
+from dbsam_training.shapes import Shapes, inverse_2x2, paint
 from dbsam_training.store import PATCH_SIZE
 
 _CENTRE = (PATCH_SIZE - 1) / 2
@@ -83,11 +83,15 @@ def make_batch(
     )
     valid = _inside(arrays["slices"], grid)
     mask_grid = grid if mask_size == size else _grid(thetas, bend, mask_size)
-    masks = _sample_masks(arrays["masks"], mask_grid)
+    cover = _cover(arrays["masks"], mask_grid)
+    if augment.insert or augment.recolour:
+        soft = cover if mask_size == size else _cover(arrays["masks"], grid)
+        inside = torch.where(inserted[:, None, None], shapes.softly(_pixels(grid), draws), soft)
+        painted = inserted | draws.chance(augment.recolour)
+        images = torch.where(painted[:, None, None, None], paint(images, inside, draws), images)
+    masks = cover >= 0.5
     if augment.insert:
-        chosen = inserted[:, None, None]
-        images = torch.where(chosen[:, None], paint(images, shapes.depth(_pixels(grid)), draws), images)
-        masks = torch.where(chosen, shapes.depth(_pixels(mask_grid)) >= 0, masks)
+        masks = torch.where(inserted[:, None, None], shapes.depth(_pixels(mask_grid)) >= 0, masks)
     images = distort_batch(images, draws, augment)
     mask_valid = _inside(arrays["slices"], mask_grid)
     return Batch(images, valid.unsqueeze(1), boxes, masks.float() * mask_valid, mask_valid)
@@ -95,7 +99,8 @@ def make_batch(
 
 def _corners(edges: Tensor) -> Tensor:
     """Corners (B, 4, 2) of rectangles (B, 4)."""
-    return edges[:, [0, 1, 2, 1, 0, 3, 2, 3]].view(-1, 4, 2)
+    x0, y0, x1, y1 = edges.unbind(1)
+    return torch.stack([x0, y0, x1, y0, x0, y1, x1, y1], 1).view(-1, 4, 2)
 
 
 def _random_affine(draws: Draws, share: float) -> Tensor:
@@ -132,7 +137,7 @@ def _place(
         slack = (side - longest) / 2 * 0.6
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * slack[:, None]
     placed = (boxes - middle.repeat(1, 2)) * (size / side)[:, None] + (size - 1) / 2
-    inverse = matrix.inverse()
+    inverse = inverse_2x2(matrix)
     shift_back = inverse @ middle[:, :, None] * (2 / PATCH_SIZE)
     return torch.cat([inverse * (side / PATCH_SIZE)[:, None, None], shift_back], 2), placed
 
@@ -155,9 +160,8 @@ def _pixels(grid: Tensor) -> Tensor:
     return (grid + 1) * PATCH_SIZE / 2 - 0.5
 
 
-def _sample_masks(masks: Tensor, grid: Tensor) -> Tensor:
-    cover = F.grid_sample(masks.unsqueeze(1).float() / 255, grid, padding_mode="border", align_corners=False)
-    return cover[:, 0] >= 0.5
+def _cover(masks: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(masks.unsqueeze(1).float() / 255, grid, padding_mode="border", align_corners=False)[:, 0]
 
 
 def _inside(slices: Tensor, grid: Tensor) -> Tensor:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +15,9 @@ from dbsam_training.recipes import Recipe
 from dbsam_training.resident import ResidentStore
 from dbsam_training.sampling import Sampler
 from dbsam_training.store import TrainingStore
+
+Reader = Callable[[Tensor], dict[str, Tensor]]
+"""Returns the arrays of samples by their positions (B,) in the store."""
 
 
 def mask_size(recipe: Recipe, config: DBSAMConfig) -> int:
@@ -42,30 +43,35 @@ class BatchDataset(Dataset[Batch]):
         self._folders, self._recipe = folders, recipe
         self._config = recipe.model.config
         self._rank, self._world = rank, world
-        self._opened: tuple[Callable[[NDArray[np.int64]], dict[str, Tensor]], Sampler] | None = None
+        self._opened: tuple[Reader, Sampler] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # Worker processes open the stores themselves instead of receiving their columns.
         return {**self.__dict__, "_opened": None}
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        read, sampler = self._open()
-        step, part = key
-        run = self._recipe.run
+        return self.make(*self.choose(*key))
+
+    def choose(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
+        """Positions (B,) of the samples of this process's share of a step, and their random numbers (B, COUNT)."""
+        sampler, run = self._open()[1], self._recipe.run
         size = run.batch_size // (self._world * run.accumulate)
         start = (self._rank * run.accumulate + part) * size
         share = slice(start, start + size)
-        arrays = read(sampler.batch(step)[share])
-        draws = torch.from_numpy(sampler.draws(step)[share]).to(self._device or "cpu")
-        masks = mask_size(self._recipe, self._config)
-        return make_batch(arrays, self._config.image_size, masks, draws, self._recipe.prompts, self._recipe.augment)
+        return torch.from_numpy(sampler.batch(step)[share]), torch.from_numpy(sampler.draws(step)[share])
+
+    def make(self, positions: Tensor, draws: Tensor) -> Batch:
+        """The samples that were chosen, prompted and augmented."""
+        table = draws.to(self._device or "cpu")
+        size, masks = self._config.image_size, mask_size(self._recipe, self._config)
+        return make_batch(self.read(positions), size, masks, table, self._recipe.prompts, self._recipe.augment)
 
     @property
-    def read(self) -> Callable[[NDArray[np.int64]], dict[str, Tensor]]:
+    def read(self) -> Reader:
         """Returns the arrays of samples by their positions in the store."""
         return self._open()[0]
 
-    def _open(self) -> tuple[Callable[[NDArray[np.int64]], dict[str, Tensor]], Sampler]:
+    def _open(self) -> tuple[Reader, Sampler]:
         if self._opened is None:
             store = TrainingStore(self._folders)
             run = self._recipe.run
@@ -73,11 +79,13 @@ class BatchDataset(Dataset[Batch]):
         return self._opened
 
 
-def reader(store: TrainingStore, device: torch.device | None) -> Callable[[NDArray[np.int64]], dict[str, Tensor]]:
+def reader(store: TrainingStore, device: torch.device | None) -> Reader:
     """What returns the arrays of samples by their positions: from disk, or from a device's memory."""
     if device is not None:
         return ResidentStore(store, device).batch
-    return lambda indices: {name: torch.from_numpy(values) for name, values in store.batch(indices).items()}
+    return lambda positions: {
+        name: torch.from_numpy(values) for name, values in store.batch(positions.tolist()).items()
+    }
 
 
 class _Steps:

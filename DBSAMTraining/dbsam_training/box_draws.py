@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dbsam_training.draws import Draws
+from dbsam_training.draws import Draws, constant
 from dbsam_training.recipes import PromptOptions
 
 PAPER_PIXELS = 20.0
@@ -29,7 +29,7 @@ def draw_boxes(hull: Tensor, whole: Tensor, pixel: Tensor, draws: Draws, prompts
     rectangle = bounds(whole)
     tight = torch.where(ended[:, None], rectangle, bounds(hull.nan_to_num()))
     extent = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
-    outwards = tight.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    outwards = constant((-1.0, -1.0, 1.0, 1.0), tight.device)
     unit = pixel[:, None]
     paper = tight + outwards * draws.uniform(0, PAPER_PIXELS, 4) * unit
     loose = _loose(tight, rectangle, extent, ended, outwards, unit, draws)

@@ -45,6 +45,12 @@ class Draws:
         return series[(start[:, None] + torch.arange(count, device=series.device)) % _NOISE]
 
 
+@lru_cache(16)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: a CUDA graph can't hold copies from the computer's memory."""
+    return torch.tensor(values, device=device)
+
+
 @lru_cache(2)
 def _normal_series(device: torch.device) -> Tensor:
     return torch.randn(_NOISE, generator=torch.Generator().manual_seed(0)).to(device)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from dbsam_training.averaging import averaged_copy, update_average
 from dbsam_training.batch_norm import synchronize_batch_norm
 from dbsam_training.batches import BatchDataset, batch_loader
 from dbsam_training.failures import TrainingError, explained, not_finite_text
+from dbsam_training.graphed import GraphedStep
 from dbsam_training.losses import training_loss
 from dbsam_training.pictures import write_learning_curve, write_overlays
 from dbsam_training.processes import launch
@@ -42,6 +44,17 @@ from dbsam_training.strict import SettingError
 from dbsam_training.validation import Validation, choose_samples, validate, validation_prompts
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step that was taken, and its figures, which a GPU may still be computing."""
+
+    step: int
+    rate: float
+    loss: Tensor
+    gradient_norm: Tensor
+
 
 _DROPOUT = 3  # first number of the seeds of dropout, see sampling.py
 _MODEL_SETTINGS = ("model", "data")
@@ -83,6 +96,10 @@ class Trainer:
     def _setup(self) -> None:
         recipe, fabric = self.recipe, self.fabric
         options = recipe.optimizer
+        graphed = recipe.run.graphed and fabric.device.type == "cuda"
+        config = recipe.model.config
+        if graphed and (fabric.world_size > 1 or config.adapter_dropout or config.drop_path):
+            raise SettingError("run.graphed needs one GPU, and model.settings without adapter_dropout and drop_path.")
         if fabric.world_size > 1 and recipe.run.sync_batch_norm:
             synchronize_batch_norm(self.model)
         self.model.image_encoder.checkpointing = recipe.run.checkpointing
@@ -92,10 +109,14 @@ class Trainer:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
+        # A graph reads the rate from the device's memory.
+        rate = torch.tensor(options.learning_rate, device=fabric.device) if graphed else options.learning_rate
+        optimizer = torch.optim.AdamW(groups, lr=rate, betas=options.betas, capturable=graphed)
         compiled = recipe.run.compiled and fabric.device.type == "cuda"
         network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
+        self._network = network
         self.module, self.optimizer = fabric.setup(network, optimizer)
+        self._graphed = GraphedStep(self._whole_step, recipe.run.batch_size, fabric.device) if graphed else None
         self.averaged = averaged_copy(self.model) if options.ema else self.model
         self._train_mode()
 
@@ -124,29 +145,65 @@ class Trainer:
         batches = iter(batch_loader(self._batches, self.recipe, self.step, self.steps, pin))
         began, first = time.monotonic(), self.step
         with ProgressBar("training", quiet=not main) as bar:
-            while self.step < self.steps:
-                row = self._train_step(batches)
-                self.step += 1
-                seconds = (time.monotonic() - began) / (self.step - first)
+
+            def record(taken: _Taken) -> None:
+                row = self._checked(taken)
+                seconds = time.monotonic() - began
                 if logs:
-                    logs[0].add({**row, "seconds": round(time.monotonic() - began, 2)})
+                    logs[0].add({**row, "seconds": round(seconds, 2)})
                     logs[0].flush()
-                left = seconds * (self.steps - self.step)
-                bar(Progress(self.step, self.steps, f"loss {row['loss']:.3f}", left))
+                left = seconds / (taken.step - first) * (self.steps - taken.step)
+                bar(Progress(taken.step, self.steps, f"loss {row['loss']:.3f}", left))
+
+            waiting: _Taken | None = None
+            while self.step < self.steps:
+                taken = self._train_step(batches)
+                self.step += 1
+                if waiting:  # recorded only now, so that a GPU has the next step to go on with
+                    record(waiting)
+                waiting = taken
                 due = self.step % self.validate_every == 0 or self.step == self.steps
+                save = due or self.step % self.recipe.run.checkpoint_every == 0
+                if save:
+                    record(waiting)
+                    waiting = None
                 if due:
                     validation = self._validate(logs)
-                if due or self.step % self.recipe.run.checkpoint_every == 0:
+                if save:
                     self._save(LAST)
         for log in logs or ():
             log.close()
         return validation
 
-    def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
-        recipe, fabric = self.recipe, self.fabric
-        rate = learning_rate_at(self.step, self.steps, self.sampler.steps_per_epoch, recipe.optimizer)
+    def _train_step(self, batches: Iterator[Batch]) -> _Taken:
+        options = self.recipe.optimizer
+        rate = learning_rate_at(self.step, self.steps, self.sampler.steps_per_epoch, options)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            if self._graphed:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        figures = self._graphed(*self._batches.choose(self.step)) if self._graphed else self._step_in_parts(batches)
+        if self.averaged is not self.model:
+            update_average(self.averaged, self.model, self.step, options.ema)
+        return _Taken(self.step + 1, rate, *figures)
+
+    def _whole_step(self, positions: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of one process in one part, which a CUDA graph can hold; returns loss and gradient norm."""
+        batch = self._batches.make(positions, draws)
+        with self.fabric.autocast():
+            logits, predicted_iou = self._network(batch.images, batch.boxes_xyxy, batch.valid)
+        loss = training_loss(logits, predicted_iou, batch.masks, batch.mask_valid, self.recipe.loss.iou_weight)
+        loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.recipe.optimizer.clip_norm or float("inf"))
+        self.optimizer.optimizer.step()
+        self.optimizer.optimizer.zero_grad(set_to_none=True)
+        return loss.detach(), norm
+
+    def _step_in_parts(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
+        """A step on any devices and processes; returns loss and gradient norm."""
+        recipe, fabric = self.recipe, self.fabric
         total = torch.zeros((), device=fabric.device)
         for part in range(recipe.run.accumulate):
             batch = next(batches).to(fabric.device)
@@ -159,32 +216,33 @@ class Trainer:
                 )
                 fabric.backward(loss)
             total += loss.detach()
-        value = float(_tensor(fabric.all_reduce(total, reduce_op="mean")))
-        self._check(value, "loss")
+        loss = _tensor(fabric.all_reduce(total, reduce_op="mean"))
         limit = recipe.optimizer.clip_norm or float("inf")
-        norm = float(
-            _tensor(fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False))
-        )
-        scaler = getattr(fabric.strategy.precision, "scaler", None)
-        if scaler is None:
-            self._check(norm, "gradient")
-        elif scaler.get_scale() < 1.0:  # it halves at each overflow: by now no step has been taken for long
-            self._check(float("inf"), "gradient")
+        norm = fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged is not self.model:
-            update_average(self.averaged, self.model, self.step, recipe.optimizer.ema)
-        return {"step": self.step + 1, "loss": value, "learning_rate": rate, "gradient_norm": norm}
+        return loss, _tensor(norm)
+
+    def _checked(self, taken: _Taken) -> dict[str, float]:
+        """The figures of a step, once they are computed."""
+        loss, norm = float(taken.loss), float(taken.gradient_norm)
+        self._check(loss, "loss", taken.step)
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is None:
+            self._check(norm, "gradient", taken.step)
+        elif scaler.get_scale() < 1.0:  # it halves at each overflow: by now no step has been taken for long
+            self._check(float("inf"), "gradient", taken.step)
+        return {"step": taken.step, "loss": loss, "learning_rate": taken.rate, "gradient_norm": norm}
 
     def _dropout_seed(self, part: int) -> int:
         words = [_DROPOUT, self.recipe.run.seed, self.step, part, self.fabric.global_rank]
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def _check(self, value: float, what: str) -> None:
+    def _check(self, value: float, what: str, step: int) -> None:
         if np.isfinite(value):
             return
-        cases = list(dict.fromkeys(self.store.case_of(int(i)) for i in self.sampler.batch(self.step)))
-        raise TrainingError(not_finite_text(what, self.step, cases, self.recipe, self.folder / LAST))
+        cases = list(dict.fromkeys(self.store.case_of(int(i)) for i in self.sampler.batch(step - 1)))
+        raise TrainingError(not_finite_text(what, step - 1, cases, self.recipe, self.folder / LAST))
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Low-res logits and predicted IoU of the weights that are exported."""
@@ -274,6 +332,9 @@ class Trainer:
             if self.averaged is not self.model:
                 self.averaged.load_state_dict(state["averaged"], strict=False)
             self.optimizer.load_state_dict(state["optimizer"])
+            if self._graphed:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = torch.tensor(float(group["lr"]), device=self.fabric.device)
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
         if state["precision"] and so_far["run"]["precision"] == now["run"]["precision"]:

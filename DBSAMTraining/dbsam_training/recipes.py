@@ -130,6 +130,8 @@ class AugmentOptions:
         repeat_channel: Share of images whose channels are made equal.
         elastic: Share of images that are bent, by up to 3 % of the region.
         insert: Share of samples whose object is a random shape, drawn into the image (protocol "objects").
+        recolour: Share of the other samples whose object gets another brightness and texture. Of half of what is
+            inserted or recoloured, the image's own contrast goes down, to nothing for some.
     """
 
     geometric: float = 0.0
@@ -138,6 +140,7 @@ class AugmentOptions:
     repeat_channel: float = 0.0
     elastic: float = 0.0
     insert: float = 0.0
+    recolour: float = 0.0
 
 
 @dataclass(frozen=True)

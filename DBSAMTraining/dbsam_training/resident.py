@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dbsam_training.store import PATCH_SIZE, TrainingStore
@@ -23,9 +21,9 @@ class ResidentStore:
         self._arrays = {name: torch.from_numpy(values).to(device) for name, values in store.load().items()}
         self._bits = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
-    def batch(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
+    def batch(self, positions: Tensor) -> dict[str, Tensor]:
         """The arrays of some samples, as `TrainingStore.batch` names them."""
-        at = torch.from_numpy(indices).to(self._device)
+        at = positions.to(self._device)
         found = {name: self._arrays[name][at] for name in ("hulls", "prompts", "slices", "pixels")}
         packed = self._arrays["masks"][at]
         bits = (packed.unsqueeze(-1) >> self._bits) & 1

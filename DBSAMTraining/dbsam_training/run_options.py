@@ -28,6 +28,8 @@ class RunOptions:
             kept busy by a small network. On a CPU they stay on disk.
         compiled: Whether the network is compiled for a CUDA GPU (torch.compile): a minute at the start, then shorter
             steps.
+        graphed: Whether the whole step is recorded as a CUDA graph, which a small network needs to keep a GPU busy:
+            with `resident`, on one GPU, without dropout. On a CPU it changes nothing.
         seed: Of new weights, sampling, prompts, augmentation and dropout.
         deterministic: Whether operators without a deterministic algorithm are refused.
         validate_every: Steps between validations; 0 for once an epoch.
@@ -48,6 +50,7 @@ class RunOptions:
     workers: int = 0
     resident: bool = False
     compiled: bool = False
+    graphed: bool = False
     seed: int = 0
     deterministic: bool = False
     validate_every: int = 0
@@ -62,5 +65,9 @@ class RunOptions:
                 raise SettingError(f"run.{name} must be at least 1, not {getattr(self, name)}.")
         if self.resident and self.workers:
             raise SettingError(f"run.workers must be 0 with run.resident, not {self.workers}: nothing is to be read.")
+        if self.graphed and (not self.resident or self.accumulate > 1 or self.precision == "16-mixed"):
+            raise SettingError(
+                "run.graphed needs run.resident: true, run.accumulate: 1, and another run.precision than 16-mixed."
+            )
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
             raise SettingError(f"run.devices must be 'auto' or a number in quotes, not {self.devices!r}.")

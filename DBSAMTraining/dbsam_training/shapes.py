@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dbsam_training.distort import smooth_field
-from dbsam_training.draws import Draws
+from dbsam_training.draws import Draws, constant
 from dbsam_training.store import HULL_POINTS, PATCH_SIZE
 
 _WAVES = (0.25, 0.2, 0.12, 0.08, 0.05)
@@ -38,7 +38,7 @@ class Shapes:
         """One shape for each sample, in the middle of its patch."""
         centre = draws.uniform(0.35, 0.65, 2) * PATCH_SIZE
         radius = draws.uniform(math.log(_SMALLEST), math.log(_LARGEST)).exp()
-        waves = draws.uniform(-1, 1, len(_WAVES), 2) * centre.new_tensor(_WAVES)[:, None] * 0.7
+        waves = draws.uniform(-1, 1, len(_WAVES), 2) * constant(_WAVES, centre.device)[:, None] * 0.7
         angle, longer = draws.uniform(0, math.pi), draws.uniform(-0.5, 0.5).exp()
         cosine, sine = angle.cos(), angle.sin()
         turn = torch.stack([cosine, -sine, sine, cosine], -1).view(-1, 2, 2)
@@ -54,10 +54,14 @@ class Shapes:
 
     def depth(self, places: Tensor) -> Tensor:
         """How far inside the outline places (B, H, W, 2) of the patch lie, in pixels, about; (B, H, W)."""
-        own = (places.flatten(1, 2) - self.centre[:, None]) @ self.stretch.inverse().transpose(1, 2)
+        own = (places.flatten(1, 2) - self.centre[:, None]) @ inverse_2x2(self.stretch).transpose(1, 2)
         reach = self._outline(torch.atan2(own[..., 1], own[..., 0]))
         inside = 1 - own.norm(dim=-1) / reach.clamp_min(1e-3)
         return (inside * self.radius[:, None]).view(places.shape[:3])
+
+    def softly(self, places: Tensor, draws: Draws) -> Tensor:
+        """1 inside the outline and 0 outside at places (B, H, W, 2), with an edge of random sharpness; (B, H, W)."""
+        return (self.depth(places) / draws.uniform(0.3, 3.0)[:, None, None]).sigmoid()
 
     def _outline(self, angles: Tensor) -> Tensor:
         radius = torch.ones_like(angles)
@@ -67,20 +71,28 @@ class Shapes:
         return radius.clamp_min(0.2) * self.radius[:, None]
 
 
-def paint(images: Tensor, depth: Tensor, draws: Draws) -> Tensor:
-    """Brighten or darken what lies inside the shapes.
+def inverse_2x2(matrices: Tensor) -> Tensor:
+    """Inverses (B, 2, 2), by Cramer's rule: `Tensor.inverse` waits for the GPU, to say whether one is singular."""
+    a, b, c, d = matrices.flatten(1).unbind(1)
+    return torch.stack([d, -b, -c, a], -1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+
+
+def paint(images: Tensor, inside: Tensor, draws: Draws) -> Tensor:
+    """Brighten or darken objects; of every other image only a part of its own contrast stays, down to none.
 
     Args:
         images: (B, 3, S, S), 0..255.
-        depth: (B, S, S) from `Shapes.depth`.
-        draws: Source of contrast, texture and sharpness.
+        inside: (B, S, S), 1 inside the object, 0 outside.
+        draws: Source of contrast and texture.
 
     Returns:
         (B, 3, S, S), 0..255.
     """
     size = images.shape[-1]
-    edge = draws.uniform(0.3, 3.0)
-    inside = (depth / edge[:, None, None]).sigmoid()[:, None]
+    inside = inside[:, None]
+    kept = torch.where(draws.chance(0.5), 1.0, draws.uniform(-0.3, 0.7).clamp_min(0)).view(-1, 1, 1, 1)
+    level = draws.uniform(20, 235).view(-1, 1, 1, 1)
+    images = images * kept + level * (1 - kept)
     sign = torch.where(draws.chance(0.5), 1.0, -1.0).to(images.dtype)
     contrast = (sign * draws.uniform(12, 80)).view(-1, 1, 1, 1)
     texture = smooth_field(draws, -1, 1, 6, size) * draws.uniform(0, 30).view(-1, 1, 1, 1)

@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from dbsam.modeling.dbsam import DBSAM
 from dbsam_training.augment import Batch, make_batch
-from dbsam_training.batches import mask_size
+from dbsam_training.batches import Reader, mask_size
 from dbsam_training.draws import COUNT
 from dbsam_training.losses import OUTSIDE_LOGIT, intersection_over_union, resize_logits
 from dbsam_training.recipes import AugmentOptions, PromptOptions, Recipe
@@ -74,7 +74,7 @@ def validate(
     model: DBSAM,
     forward: Forward,
     store: TrainingStore,
-    read: Callable[[NDArray[np.int64]], dict[str, Tensor]],
+    read: Reader,
     chosen: NDArray[np.int64],
     recipe: Recipe,
     rank: int,
@@ -104,7 +104,7 @@ def validate(
     for kind, prompts in validation_prompts(recipe.prompts).items():
         for start in range(0, len(share), at_once):
             positions = share[start : start + at_once]
-            arrays = read(positions)
+            arrays = read(torch.from_numpy(positions))
             draws = np.stack([np.random.default_rng([_SEED, int(p)]).random(COUNT, np.float32) for p in positions])
             table = torch.from_numpy(draws).to(arrays["hulls"].device)
             batch = make_batch(arrays, size, masks, table, prompts, plain)

@@ -32,7 +32,7 @@ def sample_by_grid(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """
     batch, heads, dim, height, width = value.shape
     queries = locations.shape[2]
-    size = torch.tensor([width, height], dtype=locations.dtype, device=locations.device)
+    size = torch.stack([locations.new_full((), width), locations.new_full((), height)])
     grid = ((locations + 0.5) * 2 / size - 1).flatten(0, 1)
     maps = value.flatten(0, 1).to(grid.dtype)
     sampled = F.grid_sample(maps, grid, mode="bilinear", align_corners=False)
