@@ -131,6 +131,25 @@ def test_inserted_shapes_replace_the_object(store):
     assert not torch.equal(changed.masks, plain.masks)
 
 
+def test_recoloured_objects_keep_their_outline_and_get_another_brightness(store):
+    rows = table(8)
+    plain = batch_of(store, range(8), rows, AugmentOptions())
+    changed = batch_of(store, range(8), rows, replace(AugmentOptions(), recolour=1.0))
+    torch.testing.assert_close(changed.masks, plain.masks)
+    inside, outside = plain.masks[:, None], (1 - plain.masks)[:, None] * plain.valid
+
+    def spread(images, where):
+        mean = (images * where).sum((1, 2, 3)) / (3 * where.sum((1, 2, 3)))
+        squares = ((images - mean.view(-1, 1, 1, 1)).square() * where).sum((1, 2, 3))
+        return mean, (squares / (3 * where.sum((1, 2, 3)))).sqrt()
+
+    before, after = spread(plain.images, inside)[0], spread(changed.images, inside)[0]
+    assert bool(((after - before).abs() > 1).all())
+    kept = spread(changed.images, outside)[1] / spread(plain.images, outside)[1]
+    # Half of the backgrounds keep their contrast, but for the soft edge of what was painted; others lose it.
+    assert 0 < int((kept < 0.75).sum()) < 8
+
+
 def test_a_resident_store_returns_what_the_disk_holds(store):
     indices = torch.tensor([7, 0, 3, 9, 3])
     resident, disk = ResidentStore(store, torch.device("cpu")).batch(indices), reader(store, None)(indices)

@@ -117,6 +117,25 @@ def test_a_killed_run_leaves_a_readable_state_and_goes_on_with_the_same_losses(s
     assert losses(run) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
 
 
+def test_the_step_that_a_graph_holds_is_the_step_in_parts(store, tmp_path):
+    recipe = tiny_recipe(run__steps=6)
+    fit(recipe, [store], tmp_path / "parts")
+    whole = Trainer(recipe, [store], tmp_path / "whole")
+    whole._graphed = whole._whole_step
+    whole.run()
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    one, other = (read_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"run__resident": False}, {"run__accumulate": 2}, {"run__precision": "16-mixed"}], ids=str
+)
+def test_a_step_that_no_graph_can_hold_is_refused(settings):
+    with pytest.raises(SettingError, match=r"run\.graphed needs run\.resident: true, run\.accumulate: 1"):
+        tiny_recipe(run__graphed=True, **{"run__resident": True} | settings)
+
+
 def test_a_truncated_state_is_refused_by_name(tmp_path):
     path = tmp_path / "last.pt"
     write_state(path, {"step": 1, "weights": torch.zeros(1000)})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from dbsam_training.averaging import averaged_copy, update_average
 from dbsam_training.batch_norm import synchronize_batch_norm
 from dbsam_training.batches import BatchDataset, batch_loader
 from dbsam_training.failures import TrainingError, explained, not_finite_text
-from dbsam_training.graphed import GraphedStep
+from dbsam_training.graphed import Figures, GraphedStep
 from dbsam_training.losses import training_loss
 from dbsam_training.pictures import write_learning_curve, write_overlays
 from dbsam_training.processes import launch
@@ -116,7 +116,9 @@ class Trainer:
         network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
         self._network = network
         self.module, self.optimizer = fabric.setup(network, optimizer)
-        self._graphed = GraphedStep(self._whole_step, recipe.run.batch_size, fabric.device) if graphed else None
+        self._graphed: Callable[[Tensor, Tensor], Figures] | None = None
+        if graphed:
+            self._graphed = GraphedStep(self._whole_step, recipe.run.batch_size, fabric.device)
         self.averaged = averaged_copy(self.model) if options.ema else self.model
         self._train_mode()
 
@@ -179,7 +181,7 @@ class Trainer:
         options = self.recipe.optimizer
         rate = learning_rate_at(self.step, self.steps, self.sampler.steps_per_epoch, options)
         for group in self.optimizer.param_groups:
-            if self._graphed:
+            if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
@@ -188,7 +190,7 @@ class Trainer:
             update_average(self.averaged, self.model, self.step, options.ema)
         return _Taken(self.step + 1, rate, *figures)
 
-    def _whole_step(self, positions: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def _whole_step(self, positions: Tensor, draws: Tensor) -> Figures:
         """A step of one process in one part, which a CUDA graph can hold; returns loss and gradient norm."""
         batch = self._batches.make(positions, draws)
         with self.fabric.autocast():
@@ -201,7 +203,7 @@ class Trainer:
         self.optimizer.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), norm
 
-    def _step_in_parts(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
+    def _step_in_parts(self, batches: Iterator[Batch]) -> Figures:
         """A step on any devices and processes; returns loss and gradient norm."""
         recipe, fabric = self.recipe, self.fabric
         total = torch.zeros((), device=fabric.device)
@@ -332,9 +334,9 @@ class Trainer:
             if self.averaged is not self.model:
                 self.averaged.load_state_dict(state["averaged"], strict=False)
             self.optimizer.load_state_dict(state["optimizer"])
-            if self._graphed:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = torch.tensor(float(group["lr"]), device=self.fabric.device)
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"] = group["lr"].to(self.fabric.device)
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
         if state["precision"] and so_far["run"]["precision"] == now["run"]["precision"]:

@@ -13,6 +13,7 @@ WARM_UP = 3
 """Steps before the graph is recorded, in which libraries choose their algorithms and the optimizer makes its state."""
 
 Figures = tuple[Tensor, Tensor]
+"""Loss and gradient norm of a step."""
 
 
 class GraphedStep:
