@@ -274,16 +274,33 @@ def test_an_epoch_shows_every_sample_once(store):
     assert first != second
 
 
-def test_a_data_set_is_drawn_in_proportion_to_its_factor(tmp_path):
-    recipe = tiny_recipe(data__dataset_weights={"Dataset002_Rare": 0.25})
-    sources = [RawDataset(write_pictures(tmp_path / name, 6)) for name in ("Dataset001_Usual", "Dataset002_Rare")]
-    prepare(sources, tmp_path / "store", recipe.data)
+@pytest.mark.parametrize(
+    "factor", [{"data__dataset_weights": {"Dataset002_Rare": 0.25}}, {"data__ill_posed_weight": 0.25}], ids=str
+)
+def test_a_data_set_is_drawn_in_proportion_to_its_factor(factor, tmp_path):
+    recipe = tiny_recipe(**{"data__ill_posed_weight": 1.0} | factor)
+    folders = (
+        write_pictures(tmp_path / "Dataset001_Usual", 6),
+        write_pictures(tmp_path / "Dataset002_Rare", 6, ill_posed_for_one_box=True),
+    )
+    prepare([RawDataset(folder) for folder in folders], tmp_path / "store", recipe.data)
     opened = TrainingStore(tmp_path / "store")
     sampler = Sampler(opened, recipe.data, batch_size=64, seed=0)
     seen = np.concatenate([opened.dataset[sampler.batch(step)] for step in range(50)])
     assert np.mean(seen == opened.dataset_names.index("Dataset002_Rare")) == pytest.approx(0.2, abs=0.03)
-    with pytest.raises(SettingError, match="Dataset002_Rare has -1"):
-        tiny_recipe(data__dataset_weights={"Dataset002_Rare": -1})
+
+
+@pytest.mark.parametrize(
+    ("factor", "named"),
+    [
+        ({"data__dataset_weights": {"Dataset002_Rare": -1}}, "dataset_weights: Dataset002_Rare is -1"),
+        ({"data__ill_posed_weight": -0.5}, "ill_posed_weight is -0.5"),
+    ],
+    ids=["one", "ill-posed"],
+)
+def test_a_factor_below_zero_is_refused(factor, named):
+    with pytest.raises(SettingError, match=named):
+        tiny_recipe(**factor)
 
 
 def test_the_average_shares_frozen_weights_and_follows_the_others():

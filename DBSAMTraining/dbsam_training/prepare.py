@@ -268,6 +268,7 @@ def _finish(folder: Path, parts: Sequence[_Part], options: DataOptions) -> None:
                 "modality": info.modality,
                 "dimension": info.dimension,
                 "mask_origin": info.mask_origin,
+                "ill_posed_for_one_box": info.ill_posed_for_one_box,
                 "cases": {},
             },
         )

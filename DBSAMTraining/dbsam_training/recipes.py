@@ -70,7 +70,9 @@ class DataOptions:
         sampling: "epochs": every sample once an epoch; "balanced": data sets in proportion to their size to the power
             `balance`, structures of a data set to the power 0.5, with replacement.
         balance: See `sampling`.
-        dataset_weights: Factors of the shares of single data sets, by name, with the sampling "balanced".
+        ill_posed_weight: Factor of the shares of data sets that are marked as ill-posed for one box, with the sampling
+            "balanced".
+        dataset_weights: Factors of the shares of single data sets, by name, on top of it.
     """
 
     protocol: Literal["slices", "objects"] = "slices"
@@ -83,12 +85,14 @@ class DataOptions:
     neighbours: bool = False
     sampling: Literal["epochs", "balanced"] = "epochs"
     balance: float = 0.5
+    ill_posed_weight: float = 1.0
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, factor in self.dataset_weights.items():
+        factors = {f"dataset_weights: {name}": factor for name, factor in self.dataset_weights.items()}
+        for name, factor in (factors | {"ill_posed_weight": self.ill_posed_weight}).items():
             if not factor >= 0:
-                raise SettingError(f"data.dataset_weights: {name} has {factor!r}; give a factor of 0 or more.")
+                raise SettingError(f"data.{name} is {factor!r}; give a factor of 0 or more.")
 
 
 @dataclass(frozen=True)

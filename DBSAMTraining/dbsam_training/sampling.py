@@ -78,10 +78,16 @@ def sampling_weights(store: TrainingStore, indices: NDArray[np.int64], data: Dat
     set_size = np.bincount(dataset, minlength=count)
     roots = np.sqrt(group_size)
     share = np.bincount(dataset_of_pair, roots, minlength=count)
-    set_weight = set_size**data.balance * np.array([data.dataset_weights.get(n, 1.0) for n in store.dataset_names])
+    set_weight = set_size**data.balance * np.array([_factor(name, store, data) for name in store.dataset_names])
     pair_weight = set_weight[dataset_of_pair] * roots / share[dataset_of_pair] / group_size
     weights = pair_weight[group]
     return np.asarray(weights / weights.sum())
+
+
+def _factor(dataset: str, store: TrainingStore, data: DataOptions) -> float:
+    facts = store.datasets.get(dataset, {})  # none of super-pixels
+    mark = data.ill_posed_weight if facts.get("ill_posed_for_one_box") else 1.0
+    return mark * data.dataset_weights.get(dataset, 1.0)
 
 
 def total_steps(run: RunOptions, steps_per_epoch: int) -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 PATCH_SIZE = 256
 HULL_POINTS = 32
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 IMAGE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "images": ((PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
