@@ -123,6 +123,19 @@ def test_a_shapes_points_lie_on_its_outline_and_its_middle_inside():
     assert bool((shapes.depth(shapes.centre[:, None, None]) > 0).all())
 
 
+def test_a_share_of_shapes_are_rectangles_that_fill_their_box():
+    shapes = Shapes.draw(Draws(table(200)))
+    places = torch.stack(torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="xy"), -1).expand(
+        200, -1, -1, -1
+    )
+    inside = shapes.depth(places) > 0
+    rows, columns = inside.any(2).sum(1), inside.any(1).sum(1)
+    fills = inside.sum((1, 2)) > 0.95 * rows * columns
+    assert 0.1 < float(shapes.square.float().mean()) < 0.5
+    assert bool(fills[shapes.square].float().mean() > 0.5)
+    assert not bool(fills[~shapes.square].any())
+
+
 def test_inserted_shapes_replace_the_object(store):
     every, none = replace(AugmentOptions(), insert=1.0), AugmentOptions()
     rows = table(8)

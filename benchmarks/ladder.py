@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--base-store", required=True, help="training store of the pre-training")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
+    parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=PROMPTS, help="the paper's table has its own")
     parser.add_argument("--base-only", action="store_true", help="stop after the pre-training")
     options = parser.parse_args()
     base = _train(options.output, BASE, options.base_store, 0)
@@ -52,10 +53,10 @@ def main() -> None:
     for seed in options.seeds:
         starts = f"model.base={base}"
         weights = [base, *(_train(options.output, row, options.store, seed, starts) for row in ROWS)]
-        reports.append(_evaluate(options.output / f"report-{seed}", options.data, weights))
+        reports.append(_evaluate(options.output / f"report-{seed}", options.data, weights, options.prompts))
     infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
     by_seed = [list(_rows(report)) for report in reports]
-    for prompt in PROMPTS:
+    for prompt in options.prompts:
         _print(prompt, [[row for row in rows if row.prompt == prompt] for rows in by_seed], infos)
 
 
@@ -71,10 +72,10 @@ def _train(output: Path, row: str, store: str, seed: int, *settings: str) -> Pat
     return weights
 
 
-def _evaluate(report: Path, data: str, weights: Sequence[Path]) -> Path:
+def _evaluate(report: Path, data: str, weights: Sequence[Path], prompts: Sequence[str]) -> Path:
     if not (report / "summary.json").exists():
         models = [str(path) for path in weights]
-        _run("evaluate", "--data", data, "--model", *models, "--prompt", *PROMPTS, "--report", str(report))
+        _run("evaluate", "--data", data, "--model", *models, "--prompt", *prompts, "--report", str(report))
     return report
 
 

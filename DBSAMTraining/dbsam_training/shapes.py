@@ -15,6 +15,9 @@ from dbsam_training.store import HULL_POINTS, PATCH_SIZE
 _WAVES = (0.25, 0.2, 0.12, 0.08, 0.05)
 """Largest share of the radius that each wave round the outline adds, from two periods a turn upwards."""
 _SMALLEST, _LARGEST = 6.0, 56.0
+_RECTANGLES = 0.3
+"""Share of shapes that are rectangles, most of them upright: test objects and devices have corners."""
+_FAINTEST, _STRONGEST = 12.0, 200.0
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Shapes:
     Attributes:
         centre: (B, 2).
         radius: (B,).
+        square: (B,) whether the outline is a square before it is stretched; else it is a circle with waves.
         waves: (B, 5, 2) cosine and sine amplitudes over the radius.
         stretch: (B, 2, 2) from the outline's own frame to the patch.
     """
 
     centre: Tensor
     radius: Tensor
+    square: Tensor
     waves: Tensor
     stretch: Tensor
 
@@ -39,10 +44,11 @@ class Shapes:
         centre = draws.uniform(0.35, 0.65, 2) * PATCH_SIZE
         radius = draws.uniform(math.log(_SMALLEST), math.log(_LARGEST)).exp()
         waves = draws.uniform(-1, 1, len(_WAVES), 2) * constant(_WAVES, centre.device)[:, None] * 0.7
-        angle, longer = draws.uniform(0, math.pi), draws.uniform(-0.5, 0.5).exp()
+        square, longer = draws.chance(_RECTANGLES), draws.uniform(-0.5, 0.5).exp()
+        angle = torch.where(square & draws.chance(0.7), 0.0, draws.uniform(0, math.pi))
         cosine, sine = angle.cos(), angle.sin()
         turn = torch.stack([cosine, -sine, sine, cosine], -1).view(-1, 2, 2)
-        return cls(centre, radius, waves, turn * torch.stack([longer, 1 / longer], -1)[:, None, :])
+        return cls(centre, radius, square, waves, turn * torch.stack([longer, 1 / longer], -1)[:, None, :])
 
     def hull(self) -> Tensor:
         """Points on the outlines, (B, HULL_POINTS, 2) in pixels of the patch."""
@@ -68,7 +74,8 @@ class Shapes:
         for k in range(len(_WAVES)):
             cosine, sine = self.waves[:, k, 0, None], self.waves[:, k, 1, None]
             radius = radius + cosine * (angles * (k + 2)).cos() + sine * (angles * (k + 2)).sin()
-        return radius.clamp_min(0.2) * self.radius[:, None]
+        edge = 1 / torch.maximum(angles.cos().abs(), angles.sin().abs())
+        return torch.where(self.square[:, None], edge, radius.clamp_min(0.2)) * self.radius[:, None]
 
 
 def inverse_2x2(matrices: Tensor) -> Tensor:
@@ -93,7 +100,10 @@ def paint(images: Tensor, inside: Tensor, draws: Draws) -> Tensor:
     kept = torch.where(draws.chance(0.5), 1.0, draws.uniform(-0.3, 0.7).clamp_min(0)).view(-1, 1, 1, 1)
     level = draws.uniform(20, 235).view(-1, 1, 1, 1)
     images = images * kept + level * (1 - kept)
-    sign = torch.where(draws.chance(0.5), 1.0, -1.0).to(images.dtype)
-    contrast = (sign * draws.uniform(12, 80)).view(-1, 1, 1, 1)
+    contrast = draws.uniform(math.log(_FAINTEST), math.log(_STRONGEST)).exp()
+    contrast = torch.where(draws.chance(0.5), contrast, -contrast).view(-1, 1, 1, 1)
+    mean = (images * inside).sum((1, 2, 3), keepdim=True) / (3 * inside.sum((1, 2, 3), keepdim=True)).clamp_min(1)
+    beyond = (mean + contrast - 127.5).abs() > 127.5
+    contrast = torch.where(beyond, -contrast, contrast)
     texture = smooth_field(draws, -1, 1, 6, size) * draws.uniform(0, 30).view(-1, 1, 1, 1)
     return (images + inside * (contrast + texture)).clamp(0, 255)
