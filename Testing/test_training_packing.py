@@ -57,9 +57,16 @@ def test_a_store_is_not_overwritten_and_a_damaged_file_leaves_none(store, tmp_pa
     pack(store, file, 50)
     with pytest.raises(StoreError, match="exists already"):
         unpack(file, store)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content)
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        members = [member for member in archive.infolist() if member.compress_size]
+    for member in members:
+        content = bytearray(whole)
+        content[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 0xFF
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match="damaged"):
+            unpack(file, tmp_path / "back")
+    file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StoreError, match="damaged"):
         unpack(file, tmp_path / "back")
     file.write_bytes(b"no archive")

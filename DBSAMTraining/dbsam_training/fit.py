@@ -33,11 +33,12 @@ from dbsam_training.batches import BatchDataset, batch_loader
 from dbsam_training.failures import TrainingError, explained, not_finite_text
 from dbsam_training.graphed import Figures, GraphedStep
 from dbsam_training.losses import training_loss
+from dbsam_training.optimizer import make_optimizer, move_rate, parameters_of, set_rate
 from dbsam_training.pictures import write_learning_curve, write_overlays
 from dbsam_training.processes import launch
 from dbsam_training.recipes import Recipe, recipe_from
-from dbsam_training.resume import BEST, LAST, CsvLog, StateError, read_log, read_state, write_state
-from dbsam_training.sampling import Sampler, learning_rate_at, total_steps
+from dbsam_training.resume import BEST, LAST, CsvLog, StateError, changed_settings, read_log, read_state, write_state
+from dbsam_training.sampling import Sampler, dropout_seed, learning_rate_at, total_steps
 from dbsam_training.starting import kept_weights, provenance, start_model
 from dbsam_training.store import TrainingStore, write_json
 from dbsam_training.strict import SettingError
@@ -56,9 +57,7 @@ class _Taken:
     gradient_norm: Tensor
 
 
-_DROPOUT = 3  # first number of the seeds of dropout, see sampling.py
-_MODEL_SETTINGS = ("model", "data")
-"""Parts of a recipe that a resumed run must share with the run so far."""
+_MODEL_SETTINGS = ("model", "data")  # parts of a recipe that a resumed run must share with the run so far
 
 
 class Trainer:
@@ -104,14 +103,7 @@ class Trainer:
             synchronize_batch_norm(self.model)
         self.model.image_encoder.checkpointing = recipe.run.checkpointing
         self.model = self.model.to(memory_format=torch.channels_last)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        # A graph reads the rate from the device's memory.
-        rate = torch.tensor(options.learning_rate, device=fabric.device) if graphed else options.learning_rate
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=options.betas, capturable=graphed)
+        optimizer = make_optimizer(self.model, options, fabric.device if graphed else None)
         compiled = recipe.run.compiled and fabric.device.type == "cuda"
         network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
         self._network = network
@@ -180,11 +172,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> _Taken:
         options = self.recipe.optimizer
         rate = learning_rate_at(self.step, self.steps, self.sampler.steps_per_epoch, options)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_rate(self.optimizer.param_groups, rate)
         figures = self._graphed(*self._batches.choose(self.step)) if self._graphed else self._step_in_parts(batches)
         if self.averaged is not self.model:
             update_average(self.averaged, self.model, self.step, options.ema)
@@ -197,8 +185,9 @@ class Trainer:
             logits, predicted_iou = self._network(batch.images, batch.boxes_xyxy, batch.valid)
         loss = training_loss(logits, predicted_iou, batch.masks, batch.mask_valid, self.recipe.loss.iou_weight)
         loss.backward()
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.recipe.optimizer.clip_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(
+            parameters_of(self.optimizer.param_groups), self.recipe.optimizer.clip_norm or float("inf")
+        )
         self.optimizer.optimizer.step()
         self.optimizer.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), norm
@@ -209,7 +198,7 @@ class Trainer:
         total = torch.zeros((), device=fabric.device)
         for part in range(recipe.run.accumulate):
             batch = next(batches).to(fabric.device)
-            torch.manual_seed(self._dropout_seed(part))
+            torch.manual_seed(dropout_seed(recipe.run.seed, self.step, part, fabric.global_rank))
             with fabric.no_backward_sync(self.module, enabled=part + 1 < recipe.run.accumulate):
                 logits, predicted_iou = self.module(batch.images, batch.boxes_xyxy, batch.valid)
                 loss = (
@@ -235,10 +224,6 @@ class Trainer:
         elif scaler.get_scale() < 1.0:  # it halves at each overflow: by now no step has been taken for long
             self._check(float("inf"), "gradient", taken.step)
         return {"step": taken.step, "loss": loss, "learning_rate": taken.rate, "gradient_norm": norm}
-
-    def _dropout_seed(self, part: int) -> int:
-        words = [_DROPOUT, self.recipe.run.seed, self.step, part, self.fabric.global_rank]
-        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _check(self, value: float, what: str, step: int) -> None:
         if np.isfinite(value):
@@ -317,7 +302,7 @@ class Trainer:
         path = self.folder / LAST
         state = read_state(path)
         so_far, now = state["recipe"], self.recipe.to_dict()
-        changed = _changes(so_far, now)
+        changed = changed_settings(so_far, now)
         if other := [name for name in changed if name.split(".")[0] in _MODEL_SETTINGS]:
             raise SettingError(
                 f"{self.folder} holds a run with another {', '.join(other)}: name another output folder, or give the "
@@ -334,9 +319,7 @@ class Trainer:
             if self.averaged is not self.model:
                 self.averaged.load_state_dict(state["averaged"], strict=False)
             self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"] = group["lr"].to(self.fabric.device)
+            move_rate(self.optimizer.param_groups, self.fabric.device)
         except (RuntimeError, ValueError, KeyError) as error:
             raise StateError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
         if state["precision"] and so_far["run"]["precision"] == now["run"]["precision"]:
@@ -365,15 +348,3 @@ def recipe_of(folder: Path) -> Recipe:
 def _tensor(value: object) -> Tensor:
     assert isinstance(value, Tensor)
     return value
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    found: list[str] = []
-    for key in before.keys() | after.keys():
-        name, old, new = f"{where}{key}", before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _changes(old, new, f"{name}.")
-        elif old != new:
-            found.append(name)
-    return sorted(found)

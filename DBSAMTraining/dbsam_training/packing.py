@@ -56,7 +56,7 @@ def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Re
             for done, name in enumerate(kept, 1):
                 folder = store / "parts" / name
                 archive.writestr(f"{name}/part.json", json.dumps(parts[name]), zipfile.ZIP_LZMA)
-                for array in ALL_ARRAYS.keys() - IMAGE_ARRAYS.keys():
+                for array in sorted(ALL_ARRAYS.keys() - IMAGE_ARRAYS.keys()):
                     archive.write(folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
                 for array, (shape, kind) in IMAGE_ARRAYS.items():
                     images: NDArray[Any] = np.fromfile(folder / f"{array}.bin", kind).reshape(-1, *shape)
@@ -97,7 +97,7 @@ def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
         os.replace(temporary, store)
     except StoreError:
         raise
-    except (zipfile.BadZipFile, lzma.LZMAError, KeyError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError, KeyError, OSError, ValueError) as error:
         raise StoreError(f"{file} is no packed training store, or damaged: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -103,3 +103,15 @@ def read_log(path: Path) -> list[dict[str, float]]:
             except (TypeError, ValueError):
                 break
     return [row for row in rows if "step" in row]
+
+
+def changed_settings(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
+    """Dotted names of the settings that differ between two recipes."""
+    found: list[str] = []
+    for key in before.keys() | after.keys():
+        name, old, new = f"{where}{key}", before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changed_settings(old, new, f"{name}.")
+        elif old != new:
+            found.append(name)
+    return sorted(found)

@@ -13,7 +13,7 @@ from dbsam_training.run_options import RunOptions
 from dbsam_training.store import TrainingStore
 
 # The first number of every generator's seed, so that streams of different purpose never meet.
-_ORDER, _SAMPLE = 1, 2
+_ORDER, _SAMPLE, _DROPOUT = 1, 2, 3
 
 
 class Sampler:
@@ -88,6 +88,12 @@ def _factor(dataset: str, store: TrainingStore, data: DataOptions) -> float:
     facts = store.datasets.get(dataset, {})  # none of super-pixels
     mark = data.ill_posed_weight if facts.get("ill_posed_for_one_box") else 1.0
     return mark * data.dataset_weights.get(dataset, 1.0)
+
+
+def dropout_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Seed of the dropout of a part of a step in one process."""
+    words = [_DROPOUT, seed, step, part, rank]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def total_steps(run: RunOptions, steps_per_epoch: int) -> int:
