@@ -7,14 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_cases import tiny_recipe, tiny_store, write_pictures
+from training_cases import grey_and_colour_store, tiny_recipe, tiny_store
 
 from dbsam_training.augment import make_batch
 from dbsam_training.batches import BatchDataset, reader
 from dbsam_training.box_draws import draw_boxes
 from dbsam_training.draws import COUNT, Draws
-from dbsam_training.nnunet import RawDataset
-from dbsam_training.prepare import prepare
 from dbsam_training.recipes import AugmentOptions, PromptOptions
 from dbsam_training.resident import ResidentStore
 from dbsam_training.shapes import Shapes
@@ -26,14 +24,7 @@ STRONG = AugmentOptions(geometric=1, intensity=1, invert=0.5, repeat_channel=0.5
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Grey and colour samples."""
-    folder = tmp_path_factory.mktemp("data")
-    sources = [
-        RawDataset(write_pictures(folder / "Dataset001_Grey", 6)),
-        RawDataset(write_pictures(folder / "Dataset002_Colour", 6, seed=1, colour=True)),
-    ]
-    prepare(sources, folder / "store", tiny_recipe().data)
-    return TrainingStore(folder / "store")
+    return TrainingStore(grey_and_colour_store(tmp_path_factory.mktemp("data")))
 
 
 def table(count, seed=0):

@@ -7,25 +7,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from training_cases import tiny_recipe, write_pictures
+from training_cases import grey_and_colour_store
 
 from dbsam_training.cli import main
-from dbsam_training.nnunet import RawDataset
 from dbsam_training.packing import pack, unpack
-from dbsam_training.prepare import prepare
 from dbsam_training.store import StoreError, TrainingStore
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Grey and colour samples."""
-    folder = tmp_path_factory.mktemp("data")
-    sources = [
-        RawDataset(write_pictures(folder / "Dataset001_Grey", 6)),
-        RawDataset(write_pictures(folder / "Dataset002_Colour", 6, seed=1, colour=True)),
-    ]
-    prepare(sources, folder / "store", tiny_recipe().data)
-    return folder / "store"
+    return grey_and_colour_store(tmp_path_factory.mktemp("data"))
 
 
 def test_a_packed_store_comes_back_with_its_masks_and_nearly_its_images(store, tmp_path):

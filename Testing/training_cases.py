@@ -82,6 +82,16 @@ def write_pictures(folder: Path, cases: int = 4, seed: int = 0, colour: bool = F
     return folder
 
 
+def grey_and_colour_store(folder: Path) -> Path:
+    """A store of two small data sets, one of grey and one of colour pictures."""
+    sources = [
+        RawDataset(write_pictures(folder / "Dataset001_Grey", 6)),
+        RawDataset(write_pictures(folder / "Dataset002_Colour", 6, seed=1, colour=True)),
+    ]
+    prepare(sources, folder / "store", tiny_recipe().data)
+    return folder / "store"
+
+
 def tiny_store(folder: Path, recipe: Recipe, cases: int = 6) -> Path:
     """A store of one small data set, made by the recipe's protocol."""
     source = RawDataset(write_pictures(folder / "Dataset001_Discs", cases))

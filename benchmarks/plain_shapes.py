@@ -17,6 +17,7 @@ from timing import print_table
 
 import dbsam
 from dbsam.geometry import ImageGeometry, OrientedBox
+from dbsam_training.metrics import dice
 
 COUNT = 24
 SLICES = 12
@@ -34,11 +35,11 @@ def main() -> None:
         for seed in range(COUNT):
             kind, truth, volume, box = case(seed)
             found = dbsam.segment(volume, box, predictor, axis="K").labelmap_KJI() > 0
-            scores[kind].append(2 * float((found & truth).sum()) / float(found.sum() + truth.sum()))
-        means = [float(np.mean(scores[kind])) for kind in sorted(scores)]
+            scores[kind].append(dice(truth, found))
+        kinds = sorted(scores)
+        means = [float(np.mean(scores[kind])) for kind in kinds]
         worst = min(score for one in scores.values() for score in one)
         rows.append((name, *(f"{value:.3f}" for value in means), f"{worst:.2f}"))
-    kinds = sorted({case(seed)[0] for seed in range(4)})
     print_table("Plain shapes", [f"{COUNT} shapes, mean DSC by kind."], ["model", *kinds, "worst"], rows)
 
 

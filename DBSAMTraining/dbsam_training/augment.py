@@ -14,7 +14,7 @@ from dbsam_training.box_draws import bounds, draw_boxes
 from dbsam_training.distort import distort_batch
 from dbsam_training.draws import Draws
 from dbsam_training.recipes import AugmentOptions, PromptOptions
-from dbsam_training.shapes import Shapes, inverse_2x2, paint
+from dbsam_training.shapes import Shapes, inverse_2x2, paint, softened
 from dbsam_training.store import PATCH_SIZE
 
 _CENTRE = (PATCH_SIZE - 1) / 2
@@ -85,13 +85,15 @@ def make_batch(
     mask_grid = grid if mask_size == size else _grid(thetas, bend, mask_size)
     cover = _cover(arrays["masks"], mask_grid)
     if augment.insert or augment.recolour:
-        soft = cover if mask_size == size else _cover(arrays["masks"], grid)
-        inside = torch.where(inserted[:, None, None], shapes.softly(_pixels(grid), draws), soft)
+        depth = shapes.depth(_pixels(grid))
+        soft = cover if mask_grid is grid else _cover(arrays["masks"], grid)
+        inside = torch.where(inserted[:, None, None], softened(depth, draws), soft)
         painted = inserted | draws.chance(augment.recolour)
         images = torch.where(painted[:, None, None, None], paint(images, inside, draws), images)
     masks = cover >= 0.5
     if augment.insert:
-        masks = torch.where(inserted[:, None, None], shapes.depth(_pixels(mask_grid)) >= 0, masks)
+        depth = depth if mask_grid is grid else shapes.depth(_pixels(mask_grid))
+        masks = torch.where(inserted[:, None, None], depth >= 0, masks)
     images = distort_batch(images, draws, augment)
     mask_valid = _inside(arrays["slices"], mask_grid)
     return Batch(images, valid.unsqueeze(1), boxes, masks.float() * mask_valid, mask_valid)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dbsam.progress import Progress
-from dbsam_training.store import ALL_ARRAYS, IMAGE_ARRAYS, StoreError, read_store_facts, write_json
+from dbsam_training.store import ALL_ARRAYS, IMAGE_ARRAYS, StoreError, StorePart, read_store_facts, write_json
 
 _RIFF_HEADER = 8
 Report = Callable[[Progress], None]
@@ -41,26 +41,25 @@ def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Re
         progress: Called after each part.
 
     Raises:
-        StoreError: `store` is none.
+        StoreError: `store` is none, or one of its files is missing or damaged.
         ValueError: The quality is out of range.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"The quality must be from 1 to 100, not {quality}.")
     facts = read_store_facts(store)
-    parts = {name: _read_json(store / "parts" / name / "part.json") for name in facts["parts"]}
-    kept = [name for name, part in parts.items() if split in ("all", part["split"])]
+    parts = {name: StorePart(store / "parts" / name) for name in facts["parts"]}
+    kept = [name for name, part in parts.items() if split in ("all", part.facts["split"])]
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive, ThreadPoolExecutor() as threads:
             archive.writestr("store.json", json.dumps(facts | {"parts": kept}))
             for done, name in enumerate(kept, 1):
-                folder = store / "parts" / name
-                archive.writestr(f"{name}/part.json", json.dumps(parts[name]), zipfile.ZIP_LZMA)
+                part = parts[name]
+                archive.writestr(f"{name}/part.json", json.dumps(part.facts), zipfile.ZIP_LZMA)
                 for array in sorted(ALL_ARRAYS.keys() - IMAGE_ARRAYS.keys()):
-                    archive.write(folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
-                for array, (shape, kind) in IMAGE_ARRAYS.items():
-                    images: NDArray[Any] = np.fromfile(folder / f"{array}.bin", kind).reshape(-1, *shape)
-                    encoded = threads.map(lambda image: _encode(image, quality), images)
+                    archive.write(part.folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
+                for array in IMAGE_ARRAYS:
+                    encoded = threads.map(lambda image: _encode(image, quality), part.read(array))
                     archive.writestr(f"{name}/{array}.webp", b"".join(encoded))
                 if progress:
                     progress(Progress(done, len(kept), name, None))
@@ -132,8 +131,3 @@ def _split(archive: zipfile.ZipFile, name: str, array: str) -> Iterator[bytes]:
     with archive.open(f"{name}/{array}.webp") as file:
         while header := file.read(_RIFF_HEADER):
             yield header + file.read(int.from_bytes(header[4:], "little"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

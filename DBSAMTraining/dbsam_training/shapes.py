@@ -65,10 +65,6 @@ class Shapes:
         inside = 1 - own.norm(dim=-1) / reach.clamp_min(1e-3)
         return (inside * self.radius[:, None]).view(places.shape[:3])
 
-    def softly(self, places: Tensor, draws: Draws) -> Tensor:
-        """1 inside the outline and 0 outside at places (B, H, W, 2), with an edge of random sharpness; (B, H, W)."""
-        return (self.depth(places) / draws.uniform(0.3, 3.0)[:, None, None]).sigmoid()
-
     def _outline(self, angles: Tensor) -> Tensor:
         radius = torch.ones_like(angles)
         for k in range(len(_WAVES)):
@@ -82,6 +78,11 @@ def inverse_2x2(matrices: Tensor) -> Tensor:
     """Inverses (B, 2, 2), by Cramer's rule: `Tensor.inverse` waits for the GPU, to say whether one is singular."""
     a, b, c, d = matrices.flatten(1).unbind(1)
     return torch.stack([d, -b, -c, a], -1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+
+
+def softened(depth: Tensor, draws: Draws) -> Tensor:
+    """1 inside and 0 outside of outlines, with edges of random sharpness, from `Shapes.depth`; (B, H, W)."""
+    return (depth / draws.uniform(0.3, 3.0)[:, None, None]).sigmoid()
 
 
 def paint(images: Tensor, inside: Tensor, draws: Draws) -> Tensor:

@@ -94,10 +94,10 @@ class TrainingStore:
         contents = [read_store_facts(folder) for folder in self.folders]
         self.facts: dict[str, Any] = contents[0]
         self.datasets: dict[str, dict[str, Any]] = {}
-        self._parts: list[_Part] = []
+        self._parts: list[StorePart] = []
         for folder, content in zip(self.folders, contents, strict=True):
             self.datasets |= content["datasets"]
-            self._parts += [_Part(folder / "parts" / name) for name in content["parts"]]
+            self._parts += [StorePart(folder / "parts" / name) for name in content["parts"]]
         self._parts = [part for part in self._parts if part.samples]
         if not self._parts:
             raise StoreError(f"{', '.join(map(str, self.folders))} holds no sample.")
@@ -170,7 +170,7 @@ class TrainingStore:
         for part in self._parts:
             part.verify()
 
-    def _locate(self, index: int) -> tuple[_Part, int]:
+    def _locate(self, index: int) -> tuple[StorePart, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
 
@@ -179,8 +179,18 @@ class TrainingStore:
         return np.concatenate(parts)
 
 
-class _Part:
-    """One part of a store, opened for reading."""
+class StorePart:
+    """One part of a store, opened for reading.
+
+    Attributes:
+        folder: Where it is.
+        facts: Content of part.json.
+        samples: Their number.
+        arrays: The small arrays, by name.
+
+    Raises:
+        StoreError: A file is missing, or has another size than it should.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -217,6 +227,7 @@ class _Part:
         return np.fromfile(self.folder / f"{name}.bin", kind).reshape(-1, *shape)
 
     def verify(self) -> None:
+        """Compare the part's files with their digests, see `TrainingStore.verify`."""
         for name, wanted in self.facts["sha256"].items():
             with (self.folder / f"{name}.bin").open("rb") as file:
                 found = _digest(file)

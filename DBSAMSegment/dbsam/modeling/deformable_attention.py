@@ -32,6 +32,7 @@ def sample_by_grid(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """
     batch, heads, dim, height, width = value.shape
     queries = locations.shape[2]
+    # Filled on the device: numbers from the computer's memory would be a copy, which no CUDA graph can hold.
     size = torch.stack([locations.new_full((), width), locations.new_full((), height)])
     grid = ((locations + 0.5) * 2 / size - 1).flatten(0, 1)
     maps = value.flatten(0, 1).to(grid.dtype)
