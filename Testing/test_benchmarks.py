@@ -10,7 +10,7 @@ from gpu import network_flops
 from ladder import mean_of_seeds
 from run_all import SCRIPTS
 from scaling import exponent
-from unseen_sources import folds_of
+from unseen_sources import folds_of, runs_of
 
 from dbsam.modeling import attention
 from dbsam_training.dataset_info import DatasetInfo
@@ -38,6 +38,15 @@ def test_the_data_sets_of_a_source_are_left_out_together_and_each_once():
     assert any({"CT0", "MR0"} <= set(fold) for fold in folds)
     assert any({"MR1", "MR2"} <= set(fold) for fold in folds)
     assert all(any(name.startswith("CT") for name in fold) for fold in folds)
+
+
+def test_the_open_run_leaves_out_what_restricts_use_and_the_first_run_nothing():
+    licences = {"a": "CC BY 4.0", "b": "not stated", "c": "CC BY-NC 4.0", "d": "CC0 (as stated)"}
+    infos = {name: DatasetInfo(name, "CT", licence=licence) for name, licence in licences.items()}
+    runs = runs_of(infos, 2)
+    assert list(runs) == ["all", "1", "2", "open"]
+    assert runs["all"] == []
+    assert runs["open"] == ["b", "c"]
 
 
 def test_the_ladder_averages_the_seeds_of_an_object():

@@ -122,6 +122,25 @@ def test_slices_that_the_model_does_not_trust_end_the_object_and_are_left_empty(
     assert found_slices(result) == [4, 5, 6, 7, 8]
 
 
+def test_near_the_start_less_trust_is_enough_than_towards_the_end_of_the_prompt() -> None:
+    def trust(mask: NDArray[np.bool_]) -> float:
+        return 0.9 if mask.any(axis=0).sum() > 50 else 0.3
+
+    wide, narrow = [(6, 10, 41, 25)], [(6, 10, 14, 25)]
+    squares = dict.fromkeys(range(5, 9), wide) | dict.fromkeys(range(9, 24), narrow)
+    result = track(squares, slices=24, predictor=ThresholdPredictor(predicted_iou=trust), start_slice=6)
+    assert found_slices(result) == list(range(5, 15))  # half of the way from 6 to 23 ends at 14
+    rule = TrackingRule(near_share=0)
+    result = track(squares, slices=24, predictor=ThresholdPredictor(predicted_iou=trust), rule=rule, start_slice=6)
+    assert found_slices(result) == [5, 6, 7, 8]
+
+
+def test_a_slice_that_shows_only_a_piece_does_not_narrow_the_box_of_those_after_it() -> None:
+    body, piece = [(10, 10, 29, 29)], [(10, 10, 17, 17)]
+    result = track(dict.fromkeys(range(4, 12), body) | {9: piece}, start_slice=7)
+    assert [report.area_pixels for report in result.slices if report.area_pixels] == [400] * 5 + [64] + [400] * 2
+
+
 def test_small_leftovers_in_a_row_are_dropped_but_a_small_last_section_is_kept() -> None:
     body, speck = [(10, 10, 29, 29)], [(18, 18, 20, 20)]
     leftovers = dict.fromkeys(range(5, 10), body) | dict.fromkeys(range(10, 15), speck)

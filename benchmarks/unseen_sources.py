@@ -5,8 +5,9 @@
 Every source is left out of training in one of the folds, with all its data sets; sources of one modality are spread
 over the folds. Each fold is trained by the recipe `compact`, with a shallower network, an input of 64 pixels and
 smaller batches, with the same steps and seed as a run on all sources, and both are scored on the validation samples of
-the left-out sources. Super-pixels, which don't say which source they are from, are left out of all. The store comes
-from `dbsam-train prepare --config compact`. What is there already is kept; `--folds` trains only some, so that several
+the left-out sources. Super-pixels, which don't say which source they are from, are left out of all. The run `open`
+leaves out what the recipe `compact-open` does: all data sets whose licence restricts use. The store comes from
+`dbsam-train prepare --config compact`. What is there already is kept; `--runs` trains only some, so that several
 processes may share the work.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from timing import print_table
 
 from dbsam_training.cli import main as dbsam_train
 from dbsam_training.dataset_info import DatasetInfo
+from dbsam_training.licences import is_open
 from dbsam_training.nnunet import find_datasets
 from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 
@@ -31,6 +33,7 @@ RECIPE = "compact"
 SMALL = {"depth": 6, "stage_ends": [2, 5], "conv_stage_depth": 1, "image_size": 64, "conv_image_size": 64}
 """Of the networks that are compared, so that a CPU trains them in hours."""
 BATCH_SIZE = 64
+ALL, OPEN = "all", "open"
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -42,18 +45,25 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--count", type=int, default=8, help="number of folds")
-    parser.add_argument("--folds", type=int, nargs="+", help="only these; 0 is the run on all sources")
+    parser.add_argument("--runs", nargs="+", metavar="RUN", help='of "all", "open" and the folds from "1" on')
     options = parser.parse_args()
     infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
-    left_out = {0: [], **dict(enumerate(folds_of(infos, options.count), 1))}
-    if options.folds:
-        left_out = {fold: left_out[fold] for fold in options.folds}
-    found = {
-        fold: _train(options.output / f"fold{fold}", options.store, names, options.steps)
-        for fold, names in left_out.items()
-    }
-    if 0 in found and len(found) > 1:
-        _print(found, left_out, infos, options.count, options.steps)
+    left_out = runs_of(infos, options.count)
+    if unknown := set(options.runs or ()) - set(left_out):
+        parser.error(f"Unknown runs {sorted(unknown)}: choose from {', '.join(left_out)}.")
+    if options.runs:
+        left_out = {run: left_out[run] for run in options.runs}
+    found = {run: _train(options.output / run, options.store, names, options.steps) for run, names in left_out.items()}
+    if ALL in found:
+        _print_folds(found, left_out, infos, options.count, options.steps)
+        _print_open(found, infos)
+
+
+def runs_of(infos: Mapping[str, DatasetInfo], count: int) -> dict[str, list[str]]:
+    """Data sets that each run leaves out: none, those of a fold, or those whose licence restricts use."""
+    folds = {str(number): names for number, names in enumerate(folds_of(infos, count), 1)}
+    restricted = [name for name, info in infos.items() if not is_open(info.licence)]
+    return {ALL: [], **folds, OPEN: restricted}
 
 
 def folds_of(infos: Mapping[str, DatasetInfo], count: int) -> list[list[str]]:
@@ -85,34 +95,62 @@ def _train(run: Path, store: Path, left_out: Sequence[str], steps: int) -> Score
     return scores
 
 
-def _print(
-    found: Mapping[int, Scores],
-    left_out: Mapping[int, Sequence[str]],
+def _print_folds(
+    found: Mapping[str, Scores],
+    left_out: Mapping[str, Sequence[str]],
     infos: Mapping[str, DatasetInfo],
     count: int,
     steps: int,
 ) -> None:
-    prompts = list(found[0])
-    drops: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
-    for fold, names in left_out.items():
-        for name in names:
-            if name in found[0][prompts[0]] and not infos[name].ill_posed_for_one_box:
-                pairs = [(found[0][prompt][name], found[fold][prompt][name]) for prompt in prompts]
-                drops[infos[name].modality][name] = tuple(value for pair in pairs for value in pair)
-    rows = [(modality, str(len(of)), *_cells(list(of.values()))) for modality, of in sorted(drops.items())]
-    every = [values for of in drops.values() for values in of.values()]
-    rows.append(("all", str(len(every)), *_cells(every)))
-    head = [f"{prompt}: {what}" for prompt in prompts for what in ("trained on", "left out", "drop")]
+    folds = [run for run in found if run not in (ALL, OPEN)]
+    if not folds:
+        return
+    pairs: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for fold in folds:
+        for name in _scored(found, infos, left_out[fold]):
+            pairs[infos[name].modality].append(_both(found, fold, name))
+    every = [values for of in pairs.values() for values in of]
     print_table(
         "Sources that were left out of training",
         [
-            f"{len(left_out) - 1} of {count} folds, {steps} steps of {BATCH_SIZE} samples each, one seed; DSC in "
+            f"{len(folds)} of {count} folds, {steps} steps of {BATCH_SIZE} samples each, one seed; DSC in "
             "percent on validation samples, means over data sets that are well posed for one box. The interval is of "
             "a bootstrap over data sets."
         ],
-        ["modality", "data sets", *head],
-        rows,
+        ["modality", "data sets", *_head(found, "left out")],
+        [(modality, str(len(of)), *_cells(of)) for modality, of in [*sorted(pairs.items()), ("all", every)]],
     )
+
+
+def _print_open(found: Mapping[str, Scores], infos: Mapping[str, DatasetInfo]) -> None:
+    if OPEN not in found:
+        return
+    groups: dict[str, list[tuple[float, ...]]] = {"open licence": [], "licence restricts use": []}
+    for name in _scored(found, infos, infos):
+        group = "open licence" if is_open(infos[name].licence) else "licence restricts use"
+        groups[group].append(_both(found, OPEN, name))
+    groups["all"] = [values for of in groups.values() for values in of]
+    print_table(
+        "Trained on data sets of open licence alone",
+        ["As above."],
+        ["data sets", "number", *_head(found, "trained on the open ones")],
+        [(group, str(len(of)), *_cells(of)) for group, of in groups.items()],
+    )
+
+
+def _scored(found: Mapping[str, Scores], infos: Mapping[str, DatasetInfo], names: Iterable[str]) -> list[str]:
+    """Data sets that have validation samples and are well posed for one box."""
+    scored = next(iter(found[ALL].values()))
+    return [name for name in names if name in scored and not infos[name].ill_posed_for_one_box]
+
+
+def _both(found: Mapping[str, Scores], run: str, name: str) -> tuple[float, ...]:
+    """DSC on a data set of the run on all sources and of another one, for each prompt."""
+    return tuple(found[one][prompt][name] for prompt in found[ALL] for one in (ALL, run))
+
+
+def _head(found: Mapping[str, Scores], less: str) -> list[str]:
+    return [f"{prompt}: {what}" for prompt in found[ALL] for what in ("trained on all", less, "drop")]
 
 
 def _cells(values: Sequence[tuple[float, ...]]) -> list[str]:

@@ -102,7 +102,8 @@ def segment_by_tracking(
     after = deque(index for index in plan.indices if index > first.index)
     before = deque(index for index in reversed(plan.indices) if index < first.index)
     directions = deque(
-        (Track(first, rule, plan.window, spacing_xy, slice_distance_mm), upcoming) for upcoming in (after, before)
+        (Track(first, last, rule, plan.window, spacing_xy, slice_distance_mm), upcoming)
+        for last, upcoming in ((plan.indices[-1], after), (plan.indices[0], before))
     )
     followed, remaining = 1, len(after) + len(before)
     progress.advance(1, to_encode=remaining)

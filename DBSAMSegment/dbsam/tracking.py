@@ -31,6 +31,9 @@ class TrackingRule:
             unlike those it was trained on, a model may trust small masks at an object's end more than good large ones.
         least_area_share: Below this share of the last good slice's area, a slice counts as weak.
         patience: The object ends at this many weak or empty slices in a row.
+        near_share: Over this share of the way from the start slice to the prompt's last, the object is expected.
+        near_iou_share: There a slice counts as weak only below this share of the least predicted IoU: on images unlike
+            those it was trained on, a model trusts good masks little.
     """
 
     margin_slice_distances: float = 1.0
@@ -40,8 +43,10 @@ class TrackingRule:
     least_share_of_start_iou: float = 0.5
     start_attempts: int = 5
     start_area_power: float = 0.5
-    least_area_share: float = 0.1
+    least_area_share: float = 0.25
     patience: int = 2
+    near_share: float = 0.5
+    near_iou_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -55,6 +60,7 @@ class Track:
 
     Args:
         start: The mask to start from.
+        last_index: The prompt's last slice in this direction.
         rule: How to follow.
         window: The pixels that masks are given on.
         spacing_xy: Pixel spacing in mm.
@@ -67,6 +73,7 @@ class Track:
     def __init__(
         self,
         start: SliceMask,
+        last_index: int,
         rule: TrackingRule,
         window: Window,
         spacing_xy: tuple[float, float],
@@ -74,6 +81,7 @@ class Track:
     ) -> None:
         self._last, self._last_area = start, start.area_pixels
         self._rule, self._window = rule, window
+        self._start_index, self._near = start.index, rule.near_share * abs(last_index - start.index)
         self._least_iou = min(rule.least_predicted_iou, rule.least_share_of_start_iou * start.predicted_iou)
         self._spacing_xy, self._slice_distance_mm = np.asarray(spacing_xy), slice_distance_mm
         self._undecided: list[SliceMask] = []
@@ -124,7 +132,9 @@ class Track:
         ]
 
     def _is_trusted(self, found: SliceMask) -> bool:
-        return found.area_pixels > 0 and found.predicted_iou >= self._least_iou
+        near = abs(found.index - self._start_index) <= self._near
+        least_iou = self._least_iou * (self._rule.near_iou_share if near else 1.0)
+        return found.area_pixels > 0 and found.predicted_iou >= least_iou
 
     def _collapsed(self, found: SliceMask) -> bool:
         return found.area_pixels < self._rule.least_area_share * self._last_area
