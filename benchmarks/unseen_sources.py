@@ -163,6 +163,8 @@ def _cells(values: Sequence[tuple[float, ...]]) -> list[str]:
 
 
 def _with_interval(drops: np.ndarray) -> str:
+    if len(drops) == 1:
+        return f"{drops[0]:.1f}"
     drawn = np.random.default_rng(0).choice(drops, (2000, len(drops))).mean(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{drops.mean():.1f} ({low:.1f} to {high:.1f})"
