@@ -1,5 +1,6 @@
 """Interruptions at random moments, and how long the main thread is held up."""
 
+import gc
 import os
 import random
 import time
@@ -179,21 +180,9 @@ def test_closing_a_runner_takes_its_observers_off_the_scene():
 def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     """A timer of the event loop measures the pauses between its ticks, in wall time and in the main thread's own work.
 
-    Wall time says something only where this process gets a processor when it wants one; what the run itself holds up,
-    it holds up each time, so that one undisturbed run of three is enough.
+    Wall time says something only where this process gets a processor when it wants one, and where no garbage collection
+    goes through what all tests before have left: some 0.3 s, which every thread waits for.
     """
-    longest_pauses = []
-    for _ in range(3):
-        pauses, work = _pauses_of_a_run()
-        assert max(work) < LONGEST_PAUSE_SECONDS
-        longest_pauses.append(max(pauses))
-        if longest_pauses[-1] < LONGEST_PAUSE_SECONDS or os.getloadavg()[0] >= os.cpu_count():
-            return
-    raise AssertionError(f"The main thread was held up for {longest_pauses} s in three runs.")
-
-
-def _pauses_of_a_run():
-    """Seconds between the ticks of a timer during a run of 100 slices: by the clock, and of the main thread's work."""
     host.start()
     import qt
     from DBSAMSegmentLib.ResultTimer import ResultTimer
@@ -219,6 +208,8 @@ def _pauses_of_a_run():
 
     watch.connect("timeout()", tick)
     try:
+        gc.collect()
+        gc.freeze()
         request = requestOf(volume, [roi], ["target"], segmentation, axis="K")
         watch.start()
         host.process_events(0.1)
@@ -229,12 +220,15 @@ def _pauses_of_a_run():
         assert host.process_events(60, lambda: bool(finished))
         host.process_events(0.1)
     finally:
+        gc.unfreeze()
         watch.stop()
         timer.close()
         runner.close()
     assert finished[0].error is None
     assert len(finished[0].result.segments[0].slices) >= 100
-    return pauses, work
+    assert max(work) < LONGEST_PAUSE_SECONDS
+    if os.getloadavg()[0] < os.cpu_count():
+        assert max(pauses) < LONGEST_PAUSE_SECONDS
 
 
 def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_under_its_limit():

@@ -35,6 +35,7 @@ SMALL = {"depth": 6, "stage_ends": [2, 5], "conv_stage_depth": 1, "image_size": 
 BATCH_SIZE = 64
 ALL, OPEN = "all", "open"
 Scores = Mapping[str, Mapping[str, float]]
+Pairs = dict[str, list[tuple[float, ...]]]
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
     found = {run: _train(options.output / run, options.store, names, options.steps) for run, names in left_out.items()}
     if ALL in found:
         _print_folds(found, left_out, infos, options.count, options.steps)
-        _print_open(found, infos)
+        _print_open(found, left_out, infos, options.steps)
 
 
 def runs_of(infos: Mapping[str, DatasetInfo], count: int) -> dict[str, list[str]]:
@@ -105,37 +106,47 @@ def _print_folds(
     folds = [run for run in found if run not in (ALL, OPEN)]
     if not folds:
         return
-    pairs: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    pairs: Pairs = defaultdict(list)
     for fold in folds:
         for name in _scored(found, infos, left_out[fold]):
             pairs[infos[name].modality].append(_both(found, fold, name))
-    every = [values for of in pairs.values() for values in of]
     print_table(
         "Sources that were left out of training",
-        [
-            f"{len(folds)} of {count} folds, {steps} steps of {BATCH_SIZE} samples each, one seed; DSC in "
-            "percent on validation samples, means over data sets that are well posed for one box. The interval is of "
-            "a bootstrap over data sets."
-        ],
+        [f"{len(folds)} of {count} folds, {_how(steps)}"],
         ["modality", "data sets", *_head(found, "left out")],
-        [(modality, str(len(of)), *_cells(of)) for modality, of in [*sorted(pairs.items()), ("all", every)]],
+        _rows(dict(sorted(pairs.items()))),
     )
 
 
-def _print_open(found: Mapping[str, Scores], infos: Mapping[str, DatasetInfo]) -> None:
+def _print_open(
+    found: Mapping[str, Scores], left_out: Mapping[str, Sequence[str]], infos: Mapping[str, DatasetInfo], steps: int
+) -> None:
     if OPEN not in found:
         return
-    groups: dict[str, list[tuple[float, ...]]] = {"open licence": [], "licence restricts use": []}
-    for name in _scored(found, infos, infos):
-        group = "open licence" if is_open(infos[name].licence) else "licence restricts use"
-        groups[group].append(_both(found, OPEN, name))
-    groups["all"] = [values for of in groups.values() for values in of]
+    groups = {"open licence": infos.keys() - left_out[OPEN], "licence restricts use": left_out[OPEN]}
+    pairs = {
+        group: [_both(found, OPEN, name) for name in _scored(found, infos, sorted(names))]
+        for group, names in groups.items()
+    }
     print_table(
         "Trained on data sets of open licence alone",
-        ["As above."],
+        [_how(steps)],
         ["data sets", "number", *_head(found, "trained on the open ones")],
-        [(group, str(len(of)), *_cells(of)) for group, of in groups.items()],
+        _rows(pairs),
     )
+
+
+def _how(steps: int) -> str:
+    return (
+        f"{steps} steps of {BATCH_SIZE} samples each, one seed; DSC in percent on validation samples, means over data "
+        "sets that are well posed for one box. The interval is of a bootstrap over data sets."
+    )
+
+
+def _rows(pairs: Pairs) -> list[tuple[str, ...]]:
+    """A row for each group of data sets, and one for all."""
+    every = [values for of in pairs.values() for values in of]
+    return [(group, str(len(of)), *_cells(of)) for group, of in {**pairs, "all": every}.items()]
 
 
 def _scored(found: Mapping[str, Scores], infos: Mapping[str, DatasetInfo], names: Iterable[str]) -> list[str]:
