@@ -8,7 +8,7 @@ from segment_anything.modeling.image_encoder import Attention, Block
 
 from dbsam.modeling import attention as attention_module
 from dbsam.modeling import tiled_attention
-from dbsam.modeling.attention import attend, attend_by_extra_channels, block_forward
+from dbsam.modeling.attention import attend, block_forward
 
 PATHS = ["tiles", "extra channels"]
 
@@ -16,7 +16,7 @@ PATHS = ["tiles", "extra channels"]
 def choose(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """GPUs take the path of extra channels: let the CPU take it too."""
     if path == "extra channels":
-        monkeypatch.setattr(attention_module.TiledAttention, "apply", attend_by_extra_channels)
+        monkeypatch.setattr(attention_module, "_in_tiles", lambda x: False)
 
 
 def random_weights(module: torch.nn.Module) -> torch.nn.Module:
@@ -83,8 +83,10 @@ def test_attention_without_relative_positions_equals_segment_anything() -> None:
     assert_same_with_gradients(module, x, attend(module, x), module(x))
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("window", [0, 5])
-def test_bfloat16_attention_stays_within_its_precision(window: int) -> None:
+def test_bfloat16_attention_stays_within_its_precision(monkeypatch: pytest.MonkeyPatch, path: str, window: int) -> None:
+    choose(monkeypatch, path)
     block = random_weights(Block(24, 3, use_rel_pos=True, window_size=window, input_size=(8, 8))).float()
     x = tokens(1, 8, 8, 24).detach().float()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from gpu import network_flops
+from gpu_traffic import Count
 from ladder import mean_of_seeds
 from run_all import SCRIPTS
 from scaling import exponent
@@ -70,3 +71,12 @@ def test_attention_counts_without_the_channels_that_carry_positions():
     counted = network_flops(lambda: attention.attend_by_extra_channels(qkv, table, table, 0.3))
     assert counted == products + positions
     assert attention.attend_by_extra_channels is in_use  # only for the count was it another
+
+
+def test_traffic_counts_what_is_read_and_written_and_no_views():
+    x = torch.zeros(4, 8)
+    with Count() as count:
+        row = x.t()[:, :1]
+        x + row.t().expand(4, 8)
+    assert count.nbytes == {"add": 4 * (32 + 8 + 32)}
+    assert count.operations == 1

@@ -3,7 +3,8 @@
     python benchmarks/encoder_vs_sam.py
 
 Random weights. "SAM" is segment_anything's encoder as it is, "SAM, ours" the same weights in this library, and "plain"
-DB-SAM with segment_anything's attention blocks as they are, which the faster ones must equal.
+DB-SAM with segment_anything's attention blocks as they are, which the faster ones must equal. In bfloat16 these two run
+under autocast, ours as `load_predictor` does.
 """
 
 from __future__ import annotations
@@ -95,6 +96,14 @@ class _Cases:
     def _dbsam(self) -> DBSAM:
         return random_model("dbsam", **self._sizes).eval().to(self._device)
 
+    @cached_property
+    def _half_sam(self) -> DBSAM:
+        return in_bfloat16(random_model("sam", **self._sizes).eval().to(self._device))
+
+    @cached_property
+    def _half_dbsam(self) -> DBSAM:
+        return in_bfloat16(random_model("dbsam", **self._sizes).eval().to(self._device))
+
     def case(self, name: str, precision: str) -> Callable[[], Tensor]:
         """The call to be measured: images to embeddings."""
         return partial(self._encode, name, precision)
@@ -110,13 +119,17 @@ class _Cases:
         return f"{(expected - found).abs().max():.1e}", f"{agreement:.4f}"
 
     def _encode(self, name: str, precision: str) -> Tensor:
-        with torch.no_grad(), torch.autocast(self._device, torch.bfloat16, enabled=precision == "bfloat16"):
+        half = precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(self._device, torch.bfloat16, enabled=half):
             if name == "SAM":
                 return self._stock.image_encoder(self._stock.normalise(self._images))
             if name == "DB-SAM plain":
                 with mock.patch.object(image_encoder, "block_forward", Block.__call__):
                     return self._dbsam.encode(self._images).image_embedding
-            return (self._sam if name == "SAM, ours" else self._dbsam).encode(self._images).image_embedding
+        with torch.no_grad():
+            if name == "SAM, ours":
+                return (self._half_sam if half else self._sam).encode(self._images).image_embedding
+            return (self._half_dbsam if half else self._dbsam).encode(self._images).image_embedding
 
     def _logits(self, name: str, precision: str) -> Tensor:
         model = self._sam if name.startswith("SAM") else self._dbsam
@@ -127,6 +140,12 @@ class _Cases:
             logits, _ = model.decode(EncodedImages(embedding.float(), ()), boxes)
         # Random weights know no background: half of the mask is made foreground.
         return logits - logits.median()
+
+
+def in_bfloat16(model: DBSAM) -> DBSAM:
+    """The network as `ModelPredictor` computes with it in bfloat16."""
+    model.image_encoder.to(torch.bfloat16)
+    return model
 
 
 def with_stock_encoder(sam: DBSAM) -> DBSAM:

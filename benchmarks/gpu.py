@@ -4,9 +4,9 @@
     python benchmarks/gpu.py train
 
 Random weights and images. "SAM" is segment_anything's encoder as it is, in the float32 that it comes in and under
-autocast; of ours, "compiled" is what `load_predictor(compiled=True)` and the recipes' `run.compiled` do. Arithmetic is
-the network's, counted once: what a kernel pads or computes again is none. Each batch size runs for about a second; one
-that memory does not hold is left out.
+autocast; ours computes as `load_predictor` does, "compiled" as with its `compiled=True` or the recipes' `run.compiled`.
+Arithmetic is the network's, counted once: what a kernel pads or computes again is none. Each batch
+size runs for about a second; one that memory does not hold is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from encoder_vs_sam import with_stock_encoder
+from encoder_vs_sam import in_bfloat16, with_stock_encoder
 from timing import flops_of, matrix_rate, once, peak_memory_mb, print_table, random_model
 from torch import Tensor
 from training_step import Step
@@ -77,14 +77,14 @@ def encode(options: argparse.Namespace) -> None:
     device, side = options.device, options.image_size
     settings = {"image_size": side, "conv_image_size": side // 4, **_depth(options)}
     stock = with_stock_encoder(random_model("sam", **settings)).eval().to(device)
-    ours = random_model("dbsam", **settings).eval().to(device)
+    ours = in_bfloat16(random_model("dbsam", **settings).eval().to(device))
     images = torch.rand(max(*options.batches, *options.stock_batches), 3, side, side, device=device) * 255
 
-    def case(key: Key, run: Callable[[Tensor], Any]) -> Callable[[], Any]:
-        return partial(_predict, run, images[: key.batch], device, key.precision)
+    def case(key: Key, run: Callable[[Tensor], Any], autocast: bool = False) -> Callable[[], Any]:
+        return partial(_predict, run, images[: key.batch], torch.autocast(device, torch.bfloat16, enabled=autocast))
 
     keys = [Key("SAM", precision, n) for precision in ("float32", "bfloat16") for n in options.stock_batches]
-    cases = {key: case(key, partial(_stock_encode, stock)) for key in keys}
+    cases = {key: case(key, partial(_stock_encode, stock), key.precision == "bfloat16") for key in keys}
     for batch in options.batches:
         key = Key("DB-SAM", "bfloat16", batch)
         cases[key] = case(key, ours.encode)
@@ -189,8 +189,8 @@ def _depth(options: argparse.Namespace) -> dict[str, Any]:
     return {"depth": options.depth, "stage_ends": stages, "global_attn_indexes": stages}
 
 
-def _predict(run: Callable[[Tensor], Any], images: Tensor, device: str, precision: str) -> Any:
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+def _predict(run: Callable[[Tensor], Any], images: Tensor, autocast: torch.autocast) -> Any:
+    with torch.inference_mode(), autocast:
         return run(images)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -89,7 +90,8 @@ class ModelPredictor:
     """A DB-SAM, SAM or MedSAM behind the engine.
 
     Args:
-        model: In evaluation mode, on its device.
+        model: In evaluation mode, on its device. With "bfloat16" its image encoder is turned into that type: autocast
+            would keep tokens and their norms in float32, and move twice as much memory.
         signature: Identifies weights and settings.
         precision: "float32", or "bfloat16" and "float16" where the device gains by it.
         compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
@@ -104,6 +106,8 @@ class ModelPredictor:
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
         self._dtype = getattr(torch, precision)
+        if self._dtype == torch.bfloat16:
+            model.image_encoder.to(self._dtype)
         self._encode: Callable[[Any, Any], EncodedImages] = model.encode
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
@@ -149,7 +153,9 @@ class ModelPredictor:
             pixels, inside = resample_slice(image, region, size)
             inputs.append(pixels.transpose(2, 0, 1))
             valid.append(inside[None])
-        with torch.inference_mode(), self._autocast():
+        # float16 has too small a range for the neck's norms, which autocast computes in float32.
+        autocast = self._autocast() if self._dtype == torch.float16 else nullcontext()
+        with torch.inference_mode(), autocast:
             encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
         return [
             ImageEmbedding(
@@ -175,7 +181,9 @@ class ModelPredictor:
     def _autocast(self) -> Any:
         import torch
 
-        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        # Before torch 2.5 autocast knows no Apple GPU, not even to be switched off.
+        reduced = self._dtype != torch.float32
+        return torch.autocast(self._device.type, self._dtype) if reduced else nullcontext()
 
 
 def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:

@@ -15,7 +15,7 @@ from segment_anything.modeling.image_encoder import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from dbsam.modeling.tiled_attention import TiledAttention
+from dbsam.modeling.tiled_attention import TiledAttention, view_by_key
 
 
 def attend(attention: Attention, x: Tensor) -> Tensor:
@@ -39,13 +39,17 @@ def block_forward(block: Block, x: Tensor) -> Tensor:
 
 
 def _attend_in_windows(block: Block, x: Tensor) -> Tensor:
-    """Attention inside windows; the tokens that fill up the last ones cost no linear layer.
+    """Attention inside windows; on the CPU the tokens that fill up the last ones cost no linear layer.
 
     segment_anything pads with zeros before the projection to queries, keys and values. What it makes of a zero token
     is the projection's bias, which stands in here, and the padded tokens' results are dropped before the last layer.
+    On a GPU moving the projected tokens, three times as wide, costs more than the arithmetic.
     """
     attention, size = block.attn, block.window_size
     batch, height, width, _ = x.shape
+    if not _in_tiles(x):
+        windows, padded_hw = window_partition(x, size)
+        return window_unpartition(attend(attention, windows), size, padded_hw, (height, width))
     qkv = attention.qkv(x)
     padded_hw = (-(-height // size) * size, -(-width // size) * size)
     if padded_hw != (height, width):
@@ -70,9 +74,14 @@ def _mix(attention: Attention, qkv: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
     else:
         tables = (_offset_table(attention.rel_pos_h, height), _offset_table(attention.rel_pos_w, width))
-        mix: Any = TiledAttention.apply if qkv.device.type == "cpu" else attend_by_extra_channels
+        mix: Any = TiledAttention.apply if _in_tiles(qkv) else attend_by_extra_channels
         mixed = mix(qkv, *(table.to(qkv.dtype) for table in tables), attention.scale)
     return mixed.reshape(batch, height, width, channels // 3)
+
+
+def _in_tiles(x: Tensor) -> bool:
+    """Whether attention maps are computed in tiles that fit the processor's caches."""
+    return x.device.type == "cpu"
 
 
 def _offset_table(rel_pos: Tensor, size: int) -> Tensor:
@@ -86,7 +95,8 @@ def attend_by_extra_channels(qkv: Tensor, table_h: Tensor, table_w: Tensor, scal
 
     A query's bias for each key row and column is appended to the query, the key's row and column as one-hot vectors to
     the key: their product is the bias. Values are padded to the same width, and all to a multiple of eight, which the
-    fastest kernels require.
+    fastest kernels require. What memory has to move is what costs time here: queries, keys and values are read where
+    the projection left them, and written once.
 
     Args:
         qkv: (B, H * W, 3, heads, D).
@@ -97,18 +107,35 @@ def attend_by_extra_channels(qkv: Tensor, table_h: Tensor, table_w: Tensor, scal
     Returns:
         (B, H * W, heads, D).
     """
-    height, width = (table_h.shape[0] + 1) // 2, (table_w.shape[0] + 1) // 2
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    batch, heads, tokens, dim = query.shape
-    grid = query.reshape(batch, heads, height, width, dim)
-    bias_h = torch.einsum("bnhwd,hkd->bnhwk", grid, table_h.unfold(0, height, 1).flip(0).transpose(1, 2))
-    bias_w = torch.einsum("bnhwd,wkd->bnhwk", grid, table_w.unfold(0, width, 1).flip(0).transpose(1, 2))
-    rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
-    columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
-    extra = height + width
+    grid_hw = ((table_h.shape[0] + 1) // 2, (table_w.shape[0] + 1) // 2)
+    query, key, value = qkv.unflatten(1, grid_hw).unbind(3)
+    dim, extra = query.shape[-1], sum(grid_hw)
     blank = -(dim + extra) % 8
-    places = F.pad(torch.cat([rows, columns], -1), (0, blank)).expand(batch, heads, tokens, extra + blank)
-    unused = query.new_zeros(1).expand(batch, heads, tokens, blank)
-    query = torch.cat([query * scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3), unused], -1)
-    key, value = torch.cat([key, places], -1), F.pad(value, (0, extra + blank))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :dim].transpose(1, 2)
+    biases = [_biases(query, table / scale, side) for side, table in enumerate((table_h, table_w))]
+    rows, columns = (torch.eye(side, dtype=key.dtype, device=key.device) for side in grid_hw)
+    places = [rows[:, None, None].expand(*key.shape[:-1], -1), columns[:, None].expand(*key.shape[:-1], -1)]
+    unused = query.new_zeros(1).expand(*query.shape[:-1], extra + blank)
+    query = torch.cat([query, *biases, unused[..., :blank]], -1)
+    key = torch.cat([key, *places, unused[..., :blank]], -1)
+    value = torch.cat([value, unused], -1)
+    query, key, value = (part.flatten(1, 2).transpose(1, 2) for part in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return mixed.transpose(1, 2)[..., :dim]
+
+
+def _biases(query: Tensor, table: Tensor, side: int) -> Tensor:
+    """Products of queries with the relative positions of all S key rows or columns.
+
+    Args:
+        query: (B, H, W, heads, D), as the projection left it: a batched product over the heads reads it in place.
+        table: Relative positions along the side, see `_offset_table`, (2 S - 1, D).
+        side: 0 along the height, 1 along the width.
+
+    Returns:
+        (B, H, W, heads, S).
+    """
+    batch, height, width, heads, dim = query.shape
+    aligned = F.pad(table, (0, 0, 0, -len(table) % 8))
+    products = torch.bmm(query.reshape(-1, heads, dim).transpose(0, 1), aligned.t().expand(heads, dim, -1))
+    found = view_by_key(products.view(heads * batch, height * width, -1), (height, width), side)
+    return found.unflatten(0, (heads, batch)).permute(1, 2, 3, 0, 4)

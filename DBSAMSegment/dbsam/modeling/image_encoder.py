@@ -80,22 +80,23 @@ class DualBranchImageEncoder(ImageEncoderViT):
         """Encode images.
 
         Args:
-            x: Normalised images, (B, 3, image_size, image_size).
+            x: Normalised images, (B, 3, image_size, image_size), float32.
 
         Returns:
             The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token
-            grid's resolution, highest first (empty without that branch).
+            grid's resolution, highest first (empty without that branch), in the precision of the encoder's weights.
         """
+        dtype = self.patch_embed.proj.weight.dtype
         shallow, maps = None, []
         if self.conv_branch is not None:
             small = x
             if x.shape[-1] != self.conv_image_size:
                 size = (self.conv_image_size, self.conv_image_size)
                 small = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-            shallow, maps = self.conv_branch(small)
+            shallow, maps = self.conv_branch(small.to(dtype))
             shallow = shallow.contiguous()
         # A convolution's tokens lie channel by channel; every sum would keep that, and every layer norm would copy it.
-        deep = self.patch_embed(x).contiguous()
+        deep = self.patch_embed(x.to(dtype)).contiguous()
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
         for index, block in enumerate(self.blocks):

@@ -74,7 +74,7 @@ class TiledAttention(torch.autograd.Function):
                 grad_biases[1][images, queries] = pairs.sum(2)
             for side, (table, grad_table) in enumerate(zip((table_h, table_w), grad_tables, strict=True)):
                 grad_products = qkv.new_zeros(*qkv.shape[:2], table.shape[0])
-                by_key = _by_key(grad_products, tiles.grid_hw, side)
+                by_key = view_by_key(grad_products, tiles.grid_hw, side)
                 by_key.copy_(grad_biases[side].view_as(by_key))
                 grad_query += grad_products @ table
                 grad_table += torch.einsum("bqj,bqd->jd", grad_products, tiles.query)
@@ -103,7 +103,7 @@ class _Tiles:
         # Matrix products in bfloat16 would copy strided operands for every tile.
         self.query, self.key, self.value = self._qkv[:, :, :, head].permute(2, 0, 1, 3).contiguous().unbind(0)
         self._biases = [
-            _by_key((self.query @ table.t()).contiguous(), self.grid_hw, side).flatten(1, 2)
+            view_by_key((self.query @ table.t()).contiguous(), self.grid_hw, side).flatten(1, 2)
             for side, table in enumerate(self._tables)
         ]
 
@@ -125,7 +125,7 @@ class _Tiles:
         return torch.softmax(tile, -1, out=tile)
 
 
-def _by_key(products: Tensor, grid_hw: tuple[int, int], side: int) -> Tensor:
+def view_by_key(products: Tensor, grid_hw: tuple[int, int], side: int) -> Tensor:
     """Queries' products with all relative positions along one side, as a view by key row or column.
 
     A query in row r of S finds key rows 0 to S - 1 from place S - 1 - r on: one step back a row.
