@@ -130,7 +130,9 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Takes up the parameters of the scene; a volume that is shown is selected in a new one."""
         parameterNode = self.logic.getParameterNode()
         if not parameterNode.volume:
-            parameterNode.volume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            from DBSAMSegmentLib.Views import shownVolume
+
+            parameterNode.volume = shownVolume(slicer.mrmlScene)
         self.panel.setParameterNode(parameterNode)
 
     def onReload(self):

@@ -114,6 +114,66 @@ def test_all_slices_of_an_roi_are_one_undo_state(stage):
     assert not segment(segmentation).any()
 
 
+def test_a_result_is_not_written_to_a_segment_that_was_selected_meanwhile(stage):
+    _, _, segmentation, _, effect, runner = stage
+    effect.scriptedEffect.setNodeReference("ROI", block_roi("roi"))
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    effect.onApply()
+    editor = slicer.modules.segmenteditor.widgetRepresentation().editor
+    editor.setCurrentSegmentID("other")
+    finish(effect, runner)
+    assert not segment(segmentation).any()
+    assert not segment(segmentation, "other").any()
+    assert "Another segment" in effect.options.statusLabel.text
+    editor.setCurrentSegmentID("target")
+    effect.onApply()
+    finish(effect, runner)
+    assert segment(segmentation).any()
+
+
+def test_while_markups_are_placed_clicks_are_not_the_effects(stage):
+    scene, _, _, _, effect, _ = stage
+    widget = slicer.app.layoutManager().sliceWidget("Red")
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+
+    def press_is_used():
+        return effect.processInteractionEvents(
+            widget.sliceView().interactor(), vtk.vtkCommand.LeftButtonPressEvent, widget
+        )
+
+    interaction.SetCurrentInteractionMode(interaction.Place)
+    assert not press_is_used()
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    assert press_is_used()
+
+
+def test_the_outline_stays_on_its_slice_and_place_as_the_view_is_moved(stage):
+    _, _, _, _, effect, runner = stage
+    node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    node.SetOrientationToAxial()
+    node.JumpSliceByCentering(22.5, 18.5, 5.0)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    *_, outline = effect._outlines._outlines[0]
+
+    def center():
+        outline._toXy.Update()
+        xToXy = np.array([[node.GetXYToRAS().GetElement(row, column) for column in range(4)] for row in range(4)])
+        return (xToXy @ [*outline._toXy.GetOutput().GetCenter(), 1])[:2]
+
+    assert outline.actor.GetVisibility()
+    first = center()
+    node.JumpSliceByOffsetting(22.5, 18.5, 8.0)
+    assert not outline.actor.GetVisibility()
+    node.JumpSliceByOffsetting(22.5, 18.5, 5.0)
+    node.SetFieldOfView(*(length / 3 for length in node.GetFieldOfView()[:2]), 1)
+    assert outline.actor.GetVisibility()
+    assert center() == pytest.approx(first, abs=1e-4)
+    effect.onCancel()
+    node.JumpSliceByOffsetting(22.5, 18.5, 6.0)
+    assert not effect._outlines._outlines
+
+
 def test_masking_of_the_editor_is_respected(stage):
     _, _, segmentation, block, effect, runner = stage
     node = effect.scriptedEffect.parameterSetNode()

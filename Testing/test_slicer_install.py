@@ -95,6 +95,16 @@ def test_the_requirements_in_the_code_are_those_of_the_file():
     assert sorted(lines) == sorted(REQUIREMENTS.values())
 
 
+def test_what_a_training_in_slicer_needs_is_of_the_extra_for_training():
+    pytest.importorskip("slicer")
+    host = pytest.importorskip("host", reason="needs slicer-core and PySide6")
+    host.start()
+    from DBSAMSegmentLib.Packages import TRAINING_REQUIREMENTS
+
+    extra = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("train = [")[1].split("]")[0]
+    assert set(TRAINING_REQUIREMENTS.values()) <= set(re.findall(r'"(.+)"', extra))
+
+
 def test_icons_have_the_sizes_slicer_asks_for():
     def size(path):
         data = path.read_bytes()

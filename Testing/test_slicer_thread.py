@@ -56,6 +56,22 @@ def test_results_progress_and_values_arrive_on_the_polling_thread_in_order(threa
     assert seen[-1] == ("finished", True)
 
 
+def test_what_a_job_holds_is_let_go_of_on_the_polling_thread(thread):
+    class Node:
+        def __del__(self):
+            deleted.append(threading.current_thread())
+
+    deleted = []
+
+    def submitted():
+        node = Node()
+        return thread.submit(Job(lambda job: bool(node), CancelToken(), onFinished=lambda job: node))
+
+    for number in (1, 2):
+        thread.waitFor(submitted())
+        assert deleted == [threading.current_thread()] * number
+
+
 def test_previews_go_before_runs(thread):
     _, release = blocked_job(thread)
     order = []

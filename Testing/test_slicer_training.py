@@ -120,6 +120,40 @@ def test_the_panel_trains_and_hands_over_the_weights(module, tmp_path):
     assert [credit.name for credit in read_info(path).datasets] == ["data"]
 
 
+def test_a_pair_leaves_the_list_with_its_nodes(module):
+    panel = module.panel
+    for name in ("one", "two"):
+        volume, segmentation, _ = pair(name)
+        panel.volumeSelector.setCurrentNode(volume)
+        panel.segmentationSelector.setCurrentNode(segmentation)
+        panel.addButton.click()
+    slicer.mrmlScene.RemoveNode(volume)
+    assert [one.volumeNode.GetName() for one in panel._pairs] == ["one"]
+    assert panel.pairList.count == 1
+    assert panel.startButton.isEnabled()
+    host.new_scene()
+    assert (panel._pairs, panel.pairList.count) == ([], 0)
+    assert not panel.startButton.isEnabled()
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch, tmp_path, agreed):
+    from DBSAMSegmentLib import Packages
+
+    asked, installed, started = [], [], []
+    monkeypatch.setattr(Packages.importlib.util, "find_spec", lambda name: None if name == "lightning_fabric" else name)
+    monkeypatch.setattr(slicer.app, "_testing", False)
+    monkeypatch.setattr(
+        slicer.util, "confirmOkCancelDisplay", lambda text, *args, **options: asked.append(text) or agreed
+    )
+    monkeypatch.setattr("DBSAMSegmentLib.Packages.install", lambda missing, parent: installed.extend(missing))
+    monkeypatch.setattr(module.logic, "train", lambda *arguments: started.append(arguments))
+    module.panel.onStart()
+    assert "lightning-fabric" in asked[0]
+    assert installed == (["lightning-fabric"] if agreed else [])
+    assert len(started) == agreed
+
+
 def until(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():

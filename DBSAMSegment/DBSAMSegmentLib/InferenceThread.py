@@ -34,7 +34,8 @@ class Job:
 
     `work` is called there with the job; it may call `post` and must watch `cancel`. On the main thread `onProgress`
     gets the newest progress, `onPosted` every posted value in order, and `onFinished` the job once, whatever happened:
-    `result` holds what `work` returned, `error` what it raised, `cancelled` whether it was cancelled.
+    `result` holds what `work` returned, `error` what it raised, `cancelled` whether it was cancelled. Then the job lets
+    go of all callbacks: they hold nodes, which must be deleted on the main thread.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Job:
         """Sends an intermediate result to `onPosted`; any thread."""
         with self._lock:
             self._posted.append(value)
+
+    def release(self) -> None:
+        """Lets go of everything that the callbacks hold; main thread only, when they won't be called any more."""
+        self.work = _nothing
+        self.onFinished = self.onProgress = self.onPosted = None
 
     def takeNews(self) -> tuple[Progress | None, list[Any]]:
         """Progress and values that were not delivered yet."""
@@ -147,6 +153,7 @@ class InferenceThread:
                         self._undelivered.remove(job)
                 if job.onFinished is not None:
                     _call(job.onFinished, job)
+                job.release()
         return self.busy
 
     def waitFor(self, job: Job, pollSeconds: float = 0.02) -> None:
@@ -177,17 +184,21 @@ class InferenceThread:
         """
         with self._condition:
             self._stopping = True
-            for job in self._undelivered:
+            dropped = list(self._undelivered)
+            for job in dropped:
                 job.cancel.cancel()
                 job.delivered = True
             self._undelivered.clear()
             self._waiting.clear()
             thread = self._thread
             self._condition.notify_all()
-        if thread is None or thread is threading.current_thread():
-            return True
-        thread.join(timeoutSeconds)
-        return not thread.is_alive()
+        ended = True
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeoutSeconds)
+            ended = not thread.is_alive()
+        for job in dropped:
+            job.release()
+        return ended
 
     def _isFinished(self, job: Job) -> bool:
         with self._condition:
@@ -220,6 +231,11 @@ class InferenceThread:
                 with self._condition:
                     self._running = None
                     self._condition.notify_all()
+                del entry, job  # while it waits, the thread must not keep alive what the job holds
+
+
+def _nothing(job: Job) -> None:
+    """The work of a job that was delivered."""
 
 
 def _call(callback: Callable[[Any], None], value: Any) -> None:

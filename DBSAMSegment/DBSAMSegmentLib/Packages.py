@@ -1,4 +1,4 @@
-"""The Python packages that inference needs, found without importing them and installed at first use."""
+"""The Python packages that inference and training need, found without importing them and installed at first use."""
 
 from __future__ import annotations
 
@@ -25,13 +25,25 @@ REQUIREMENTS = {
     "segment-anything": "segment-anything>=1.0",
     "safetensors": "safetensors>=0.4",
 }
-_IMPORT_NAMES = {"segment-anything": "segment_anything"}
+# What a training in Slicer needs beside these, of the extra "train" in pyproject.toml.
+TRAINING_REQUIREMENTS = {
+    "lightning-fabric": "lightning-fabric>=2.4",
+    "PyYAML": "PyYAML>=6",
+    "matplotlib": "matplotlib>=3.8",
+    "Pillow": "Pillow>=10",
+}
+_IMPORT_NAMES = {
+    "segment-anything": "segment_anything",
+    "lightning-fabric": "lightning_fabric",
+    "PyYAML": "yaml",
+    "Pillow": "PIL",
+}
 
 
-def missingPackages() -> list[str]:
+def missingPackages(training: bool = False) -> list[str]:
     """Names of the required packages that are absent or too old; none is imported."""
     missing = []
-    for name, requirement in REQUIREMENTS.items():
+    for name, requirement in _required(training).items():
         if importlib.util.find_spec(_IMPORT_NAMES.get(name, name)) is None:
             missing.append(name)
             continue
@@ -45,8 +57,12 @@ def missingPackages() -> list[str]:
     return missing
 
 
-def ensurePackages(parent: qt.QWidget | None = None) -> bool:
+def ensurePackages(parent: qt.QWidget | None = None, training: bool = False) -> bool:
     """Installs what is missing after asking once; main thread only.
+
+    Args:
+        parent: window of the question.
+        training: whether what a training needs is asked for, too.
 
     Returns:
         Whether everything is there now; False if the user declined.
@@ -54,7 +70,7 @@ def ensurePackages(parent: qt.QWidget | None = None) -> bool:
     Raises:
         RuntimeError: packages are missing in a test run, which must not use the network, or pip failed.
     """
-    missing = missingPackages()
+    missing = missingPackages(training)
     if not missing:
         return True
     if slicer.app.testingEnabled():
@@ -89,17 +105,21 @@ def install(missing: list[str], parent: qt.QWidget | None = None) -> None:
             done += 1
         for name in steps:
             _show(progress, done, name)
-            _pipInstall(REQUIREMENTS[name])
+            _pipInstall(_required(training=True)[name])
             done += 1
     finally:
         progress.close()
     importlib.invalidate_caches()
-    still = missingPackages()
+    still = sorted(set(missing) & set(missingPackages(training=True)))
     if still:
         raise RuntimeError(
             f"{', '.join(still)} could not be installed. See the Python console for pip's messages; a restart of"
             " Slicer may be needed if an older version was in use."
         )
+
+
+def _required(training: bool) -> dict[str, str]:
+    return REQUIREMENTS | TRAINING_REQUIREMENTS if training else REQUIREMENTS
 
 
 def _installTorch() -> None:

@@ -22,6 +22,7 @@ from .Packages import ensurePackages, missingPackages
 from .ResultPanel import ResultPanel
 from .ResultTimer import ResultTimer
 from .RunPanel import RunPanel
+from .SegmentChoice import SegmentChoice
 from .SliceViews import fitRoiToView
 from .Views import sliceWidgets, startPlacingRoi
 
@@ -57,6 +58,7 @@ class Panel(VTKObservationMixin):
         self.timer = ResultTimer(runner.thread)
         self.run = RunPanel(ui, runner, self.timer, self._startRun, self._onDone, lambda: self._get("segmentation"))
         self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
+        self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters)
         self.live = LivePreview(runner, self.timer, self._liveRequest, self._onReleased)
         self._combos = {
             "model": (ui.modelCombo, MODELS),
@@ -114,20 +116,22 @@ class Panel(VTKObservationMixin):
         return [node for node in (self._get("rois") or []) if node is not None and node.GetScene() is not None]
 
     def onRoisChecked(self) -> None:
-        """Takes over which ROIs are checked; corrected boxes stay with their ROI."""
+        """Takes over which ROIs are checked; corrected boxes stay with their ROI, and so does a box's segment."""
         if self._updating or self._parameters is None:
             return
         former = self.rois()
         entries = dict(zip(former, decodeKeyBoxes(self._get("keyBoxes"), len(former)), strict=True))
         chosen = list(self.ui.roiSelector.checkedNodes())
         with slicer.util.NodeModify(self._parameters.parameterNode):
+            if former and chosen != former:
+                self._parameters.segmentId = ""
             self._parameters.rois = chosen
             self._parameters.keyBoxes = encodeKeyBoxes([entries.get(node, RoiKeyBoxes()) for node in chosen])
 
     def onSegmentChosen(self, segmentId: str) -> None:
         """Takes over the segment of a single box."""
-        if not self._updating:
-            self._set("segmentId", segmentId or "")
+        if not self._updating and self._parameters is not None:
+            self.segment.choose(segmentId)
 
     def onPlaceRoi(self) -> None:
         """Creates an ROI that the user draws in a slice view."""
@@ -182,6 +186,7 @@ class Panel(VTKObservationMixin):
         if segmentationNode is None:
             segmentationNode = newSegmentation(parameters.volume)
             parameters.segmentation = segmentationNode
+        self.segment.start(self.rois())
         return self.logic.runner.start(
             parameters.volume,
             segmentationNode,
@@ -196,11 +201,10 @@ class Panel(VTKObservationMixin):
         parameters = self._parameters
         axis = self._axisIndex()
         corrected = dict(zip(self.rois(), decodeKeyBoxes(parameters.keyBoxes, len(self.rois())), strict=True))
-        single = len(self.rois()) == 1 and parameters.segmentId
         return requestOf(
             parameters.volume,
             roiNodes,
-            [parameters.segmentId] if single else None,
+            [self.segment.segmentId()] if len(self.rois()) == 1 else None,
             parameters.segmentation,
             model=parameters.model,
             device=parameters.device,
@@ -228,8 +232,7 @@ class Panel(VTKObservationMixin):
     def _onDone(self, report: RunReport) -> None:
         self.live.outlines.clear()
         self.result.show(report)
-        if len(self.rois()) == 1 and report.segments:
-            self._set("segmentId", report.segments[0].segmentId)
+        self.segment.written([one.segmentId for one in report.segments], self.rois())
 
     def _redoFrom(self, segment: SegmentReport, index: int, box_xyxy: list[float]) -> None:
         roiNode = self._roiOf(segment)
@@ -302,16 +305,26 @@ class Panel(VTKObservationMixin):
             if self._parameters is not None:
                 for name, (combo, _choices) in self._combos.items():
                     showChoice(combo, getattr(self._parameters, name))
-                self.ui.segmentSelector.setCurrentNode(self._parameters.segmentation)
-                self.ui.segmentSelector.setCurrentSegmentID(self._parameters.segmentId)
                 chosen = self.rois()
                 for number in range(self.ui.roiSelector.nodeCount()):
                     node = self.ui.roiSelector.nodeFromIndex(number)
                     self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
                 self.live.watch(chosen if self._parameters.live and self._canCompute() else [])
-            self.ui.segmentSelector.enabled = len(self.rois()) <= 1
+            self.segment.show(enabled=len(self.rois()) <= 1)
         finally:
             self._updating = False
+        self._watchDrawing()
+        self._onReadiness()
+
+    def _watchDrawing(self) -> None:
+        """Follows the checked boxes, of which one may still have to be drawn."""
+        self.removeObservers(self._onReadiness)
+        for node in self.rois():
+            self.addObserver(node, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._onReadiness)
+            self.addObserver(node, slicer.vtkMRMLMarkupsNode.PointPositionUndefinedEvent, self._onReadiness)
+
+    def _onReadiness(self, *_: Any) -> None:
+        """Shows whether Apply is possible, and prepares for it."""
         self.run.setReady(*self.isReady())
         if self._get("prefetch") and self.isReady()[0]:
             self._idle.start()

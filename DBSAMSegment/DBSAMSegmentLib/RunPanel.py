@@ -109,14 +109,24 @@ class RunPanel:
             self.ui.statusLabel.text = _("Cancelling...")
 
     def onUndo(self) -> None:
-        """Takes back the last run."""
-        self._runner.writer.undo(self._currentSegmentation())
+        """Takes back the last run; what was edited by hand since only if the user agrees."""
+        segmentationNode = self._currentSegmentation()
+        if self._mayStep(segmentationNode):
+            self._runner.writer.undo(segmentationNode)
         self.update()
 
     def onRedo(self) -> None:
-        """Brings back what was undone."""
-        self._runner.writer.redo(self._currentSegmentation())
+        """Brings back what was undone; the same holds."""
+        segmentationNode = self._currentSegmentation()
+        if self._mayStep(segmentationNode):
+            self._runner.writer.redo(segmentationNode)
         self.update()
+
+    def _mayStep(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+        if not self._runner.writer.editedSince(segmentationNode):
+            return True
+        question = _("The segmentation was edited since the last run. These edits are lost by this step. Go on?")
+        return slicer.util.confirmOkCancelDisplay(question, "DB-SAM", parent=self.ui.undoButton.window())
 
     def _confirmLong(self, seconds: float) -> bool:
         """Asks before a run that takes long."""

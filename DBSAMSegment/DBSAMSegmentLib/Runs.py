@@ -162,6 +162,10 @@ class Engine:
         """Lets go of the volume's copy and the network."""
         self._segmenter = self._volume = None
 
+    def forgetVolume(self) -> None:
+        """Lets go of the volume's copy."""
+        self._volume = None
+
     def _volumeOf(self, request: RunRequest) -> Volume:
         if self._volume is None or self._volume.identity != request.snapshot.identity:
             self._volume = None  # two large volumes at once may not fit

@@ -59,6 +59,7 @@ class SegmentWriter:
     def __init__(self, scene: slicer.vtkMRMLScene) -> None:
         self._scene = scene
         self._editors: dict[str, slicer.vtkSlicerSegmentEditorLogic] = {}
+        self._left: dict[str, list[tuple[str, str, int]]] = {}
 
     def write(
         self,
@@ -127,15 +128,24 @@ class SegmentWriter:
         except Exception:
             logic.Undo()
             raise
+        finally:
+            self._remember(segmentationNode)
         return written
 
     def undo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Takes back the last `write` to this segmentation, if there is one."""
         self._editor(segmentationNode).Undo()
+        self._remember(segmentationNode)
 
     def redo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Brings back what `undo` took back."""
         self._editor(segmentationNode).Redo()
+        self._remember(segmentationNode)
+
+    def editedSince(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+        """Whether others changed segments since the last `write`, `undo` or `redo`, which undo would take back, too."""
+        left = self._left.get(segmentationNode.GetID())
+        return left is not None and left != _contents(segmentationNode)
 
     def canUndo(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> bool:
         """Whether a `write` to this segmentation can be taken back."""
@@ -148,11 +158,15 @@ class SegmentWriter:
     def forget(self, segmentationId: str | None = None) -> None:
         """Drops the undo stack of a segmentation that left the scene; all of them without an ID."""
         for key in [segmentationId] if segmentationId is not None else list(self._editors):
+            self._left.pop(key, None)
             logic = self._editors.pop(key, None)
             if logic is not None:
                 logic.ClearUndoState()
                 logic.SetSegmentEditorNode(None)
                 logic.SetMRMLScene(None)
+
+    def _remember(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        self._left[segmentationNode.GetID()] = _contents(segmentationNode)
 
     def _known(self, segmentationNode: slicer.vtkMRMLSegmentationNode, question: str) -> bool:
         logic = self._editors.get(segmentationNode.GetID())
@@ -194,6 +208,18 @@ def limitsEditing(parameters: slicer.vtkMRMLSegmentEditorNode) -> bool:
     """Whether a mask or the editable intensity range protects part of the segmentation."""
     everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
     return parameters.GetMaskMode() != everywhere or parameters.GetSourceVolumeIntensityMask()
+
+
+def _contents(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[tuple[str, str, int]]:
+    """ID, name and age of the voxels of every segment; what is only shown in another way is the same."""
+    segmentation = segmentationNode.GetSegmentation()
+    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    contents = []
+    for segmentId in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segmentId)
+        labelmap = segment.GetRepresentation(binary)
+        contents.append((segmentId, segment.GetName(), labelmap.GetMTime() if labelmap is not None else 0))
+    return contents
 
 
 def _newSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, mask: SegmentMask) -> str:

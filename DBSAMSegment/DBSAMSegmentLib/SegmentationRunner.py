@@ -329,6 +329,9 @@ class SegmentationRunner:
 
     def _onSceneStartClose(self, *_: Any) -> None:
         self.thread.cancelAll()
+        if self._engine is not None:  # the engine is the thread's
+            engine = self._engine
+            self.thread.submit(Job(lambda job: engine.forgetVolume(), newCancelToken(), Priority.RUN))
         self.writer.forget()
         self._lastResults.clear()
         if self._cache is not None:

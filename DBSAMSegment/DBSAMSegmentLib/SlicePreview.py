@@ -31,22 +31,10 @@ class MaskOutline:
         self.actor.GetProperty().SetColor(*_PREVIEW_COLOR)
         self.actor.GetProperty().SetLineWidth(2)
         self.actor.VisibilityOff()
+        self._empty = True
 
-    def setMask(
-        self,
-        result: Any,
-        index: int,
-        volumeNode: slicer.vtkMRMLScalarVolumeNode,
-        sliceNode: slicer.vtkMRMLSliceNode,
-    ) -> None:
-        """Shows one slice of a result.
-
-        Args:
-            result: a VolumeSegmentation.
-            index: the slice.
-            volumeNode: the volume that was segmented.
-            sliceNode: the view.
-        """
+    def setMask(self, result: Any, index: int) -> None:
+        """Takes one slice of a result, a VolumeSegmentation; it is shown when it has got its place."""
         first = result.extent_ijk[result.axis][0]
         mask = np.take(result.mask_KJI, index - first, axis=2 - result.axis) != 0
         # Marching squares wants a plane of pixels; a border of zeros closes outlines at the edge of the mask.
@@ -55,22 +43,24 @@ class MaskOutline:
         image.SetDimensions(padded.shape[1], padded.shape[0], 1)
         image.GetPointData().SetScalars(numpy_to_vtk(padded.ravel(), deep=True))
         self._marching.SetInputData(image)
-        self._toXy.GetTransform().SetMatrix(matrixFromArray(_planeToXy(result, index, volumeNode, sliceNode)))
-        self.actor.SetVisibility(bool(mask.any()))
+        self._empty = not mask.any()
 
-    def hide(self) -> None:
-        """Hides the outline."""
-        self.actor.VisibilityOff()
+    def place(self, planeToXy: np.ndarray | None) -> None:
+        """Shows the outline at its place in the view's XY, (4, 4) from the mask's padded pixels; hides it if None."""
+        if planeToXy is not None:
+            self._toXy.GetTransform().SetMatrix(matrixFromArray(planeToXy))
+        self.actor.SetVisibility(planeToXy is not None and not self._empty)
 
 
 class SlicePreview:
-    """Outlines of the same slice in all views that show it."""
+    """Outlines of the same slice in all views that show it; they follow as the views are moved."""
 
     def __init__(self) -> None:
         self._outlines: list[tuple[Any, Any, MaskOutline]] = []
+        self._observed: list[tuple[slicer.vtkMRMLSliceNode, int]] = []
 
     def show(self, result: Any, index: int, volumeNode: slicer.vtkMRMLScalarVolumeNode, sliceWidgets: list[Any]) -> int:
-        """Draws the outline in the views that show this slice.
+        """Draws the outline in the views along the result's axis, where and as long as they show this slice.
 
         Args:
             result: a VolumeSegmentation.
@@ -79,25 +69,36 @@ class SlicePreview:
             sliceWidgets: the application's qMRMLSliceWidgets.
 
         Returns:
-            Number of views with the outline.
+            Number of views with the outline now.
         """
         self.clear()
         for sliceWidget in sliceWidgets:
             sliceNode = sliceWidget.mrmlSliceNode()
-            viewed = viewedSlice(sliceNode, volumeNode)
-            if viewed.axis != result.axis or viewed.index != index or not viewed.aligned:
-                continue
             outline = MaskOutline()
-            outline.setMask(result, index, volumeNode, sliceNode)
+            outline.setMask(result, index)
             view = sliceWidget.sliceView()
             renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
             renderer.AddViewProp(outline.actor)
-            view.scheduleRender()
             self._outlines.append((view, renderer, outline))
-        return len(self._outlines)
+
+            def follow(
+                *_: Any,
+                sliceNode: slicer.vtkMRMLSliceNode = sliceNode,
+                outline: MaskOutline = outline,
+                view: Any = view,
+            ) -> None:
+                outline.place(_planeToXy(result, index, volumeNode, sliceNode))
+                view.scheduleRender()
+
+            self._observed.append((sliceNode, sliceNode.AddObserver(vtk.vtkCommand.ModifiedEvent, follow)))
+            follow()
+        return sum(outline.actor.GetVisibility() for _, _, outline in self._outlines)
 
     def clear(self) -> None:
         """Removes all outlines."""
+        for sliceNode, tag in self._observed:
+            sliceNode.RemoveObserver(tag)
+        self._observed = []
         for view, renderer, outline in self._outlines:
             renderer.RemoveViewProp(outline.actor)
             view.scheduleRender()
@@ -106,10 +107,15 @@ class SlicePreview:
 
 def _planeToXy(
     result: Any, index: int, volumeNode: slicer.vtkMRMLScalarVolumeNode, sliceNode: slicer.vtkMRMLSliceNode
-) -> np.ndarray:
-    """(4, 4) from the padded mask's pixels to the view's XY."""
+) -> np.ndarray | None:
+    """(4, 4) from the padded mask's pixels to the view's XY; None while the view shows something else."""
     from dbsam.geometry import slice_axes
 
+    if volumeNode.GetScene() is None:
+        return None
+    viewed = viewedSlice(sliceNode, volumeNode)
+    if viewed.axis != result.axis or viewed.index != index or not viewed.aligned:
+        return None
     xAxis, yAxis = slice_axes(result.axis)
     toIjk = np.zeros((4, 4))
     toIjk[xAxis, 0] = toIjk[yAxis, 1] = toIjk[result.axis, 2] = toIjk[3, 3] = 1

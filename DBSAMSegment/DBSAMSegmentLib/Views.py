@@ -17,6 +17,17 @@ def sliceWidgets() -> list[Any]:
     return [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
 
 
+def shownVolume(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The volume in the background of the slice views, the active one if they differ; no label map."""
+    selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    ids = [selectionNode.GetActiveVolumeID()] if selectionNode is not None else []
+    ids += [node.GetBackgroundVolumeID() for node in scene.GetNodesByClass("vtkMRMLSliceCompositeNode")]
+    for node in (scene.GetNodeByID(nodeId) for nodeId in ids if nodeId):
+        if node is not None and node.IsA("vtkMRMLScalarVolumeNode") and not node.IsA("vtkMRMLLabelMapVolumeNode"):
+            return node
+    return None
+
+
 def viewAlong(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int) -> tuple[Any, ViewedSlice] | None:
     """The first view that shows slices along an axis of a volume, and the slice in it."""
     for widget in sliceWidgets():

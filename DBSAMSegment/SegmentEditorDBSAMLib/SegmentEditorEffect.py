@@ -133,7 +133,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 return False
             action()
             return True
-        if viewWidget.className() != "qMRMLSliceWidget":
+        if viewWidget.className() != "qMRMLSliceWidget" or self._placing():
             return False
         band = self._band(viewWidget)
         position = tuple(float(value) for value in callerInteractor.GetEventPosition())
@@ -234,6 +234,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         axis = self._boxes.get("axis", "auto")
         keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
         request = requestOf(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
+        target = self._target()
         self._drop()
 
         def finished(job):
@@ -244,12 +245,16 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 self._status(str(job.error))
             elif job.cancelled or job.cancel.cancelled:
                 self._status(_("Cancelled; nothing was changed."))
+            elif self._target() != target:
+                self._status(
+                    _("Another segment was selected meanwhile; nothing was changed. Select the right one, apply again.")
+                )
             else:
                 with slicer.util.tryWithErrorDisplay(_("The result could not be written."), waitCursor=False):
                     self._write(job.result[0], request)
             self.updateGUIFromMRML()
 
-        self.job = runner.compute(request, finished, self._onProgress, newCancelToken(), [volumeNode])
+        self.job = runner.compute(request, finished, self._onProgress, newCancelToken(), [volumeNode, target[0]])
         self.options.progressBar.setRange(0, 0)
         self.options.progressBar.setVisible(True)
         self._timerInUse().watch()
@@ -312,6 +317,17 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def _segmentation(self):
         node = self.scriptedEffect.parameterSetNode()
         return node.GetSegmentationNode() if node is not None else None
+
+    def _target(self):
+        """What is written to: the segmentation and the ID of its selected segment."""
+        node = self.scriptedEffect.parameterSetNode()
+        return self._segmentation(), node.GetSelectedSegmentID() if node is not None else None
+
+    @staticmethod
+    def _placing():
+        """Whether clicks in the views place markups, such as the ROI, and are not for the effect."""
+        node = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        return node is not None and node.GetCurrentInteractionMode() == slicer.vtkMRMLInteractionNode.Place
 
     def _runnerInUse(self):
         if self._runner is None:

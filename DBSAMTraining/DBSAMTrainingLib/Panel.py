@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import ctk
 import qt
 import slicer
+from DBSAMSegmentLib.Packages import ensurePackages
+from DBSAMSegmentLib.SceneEvents import observeNodes
 from slicer.i18n import tr as _
 
 from .SceneData import ScenePair
@@ -37,11 +39,14 @@ class Panel:
         self._timer = qt.QTimer()
         self._timer.setInterval(_WATCH_MILLISECONDS)
         self._timer.connect("timeout()", self.update)
+        self._scene = slicer.mrmlScene
+        self._nodeRemoved = observeNodes(self._scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
         self.update()
 
     def close(self) -> None:
         """Stops watching; a training goes on."""
         self._timer.stop()
+        self._scene.RemoveObserver(self._nodeRemoved)
 
     def _addData(self, layout: qt.QLayout) -> None:
         form = self._section(layout, _("Data"))
@@ -102,9 +107,19 @@ class Panel:
             self.pairList.takeItem(row)
         self.update()
 
+    def _onNodeRemoved(self, node: slicer.vtkMRMLNode) -> None:
+        """A pair leaves the list with its first node: what was closed is not trained on."""
+        for row in reversed(range(len(self._pairs))):
+            if node in (self._pairs[row].volumeNode, self._pairs[row].segmentationNode):
+                del self._pairs[row]
+                self.pairList.takeItem(row)
+        self.update()
+
     def onStart(self) -> None:
         """Writes the data and starts the process."""
         with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=True):
+            if not ensurePackages(self.startButton.window(), training=True):
+                return
             self.logic.train(self._pairs, self.recipeBox.currentText, Path(self.folderEdit.currentPath))
             self._timer.start()
         self.update()
@@ -117,6 +132,8 @@ class Panel:
     def onUse(self) -> None:
         """Exports the weights and chooses them in the segmentation module."""
         with slicer.util.tryWithErrorDisplay(_("The checkpoint could not be exported."), waitCursor=True):
+            if not ensurePackages(self.useButton.window(), training=True):
+                return
             path = self.logic.useCheckpoint()
             self.statusLabel.setText(_("Chosen in DB-SAM: {path}").format(path=path))
 

@@ -86,7 +86,7 @@ class qSlicerScriptedLoadableModuleWidget(host_class(QtWidgets.QWidget), SceneAw
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._name, self._widget = name, None
+        self._name, self._widget, self._entered = name, None, False
         self.setLayout(qt.QVBoxLayout())
         self.reload()
         self.setMRMLScene(slicer.mrmlScene)
@@ -100,11 +100,17 @@ class qSlicerScriptedLoadableModuleWidget(host_class(QtWidgets.QWidget), SceneAw
         setattr(slicer.modules, f"{self._name}Widget", self._widget)
         self._widget.setup()
 
+    @QtCore.Property(bool)
+    def isEntered(self) -> bool:
+        return self._entered
+
     def enter(self) -> None:
+        self._entered = True
         if hasattr(self._widget, "enter"):
             self._widget.enter()
 
     def exit(self) -> None:
+        self._entered = False
         if hasattr(self._widget, "exit"):
             self._widget.exit()
 

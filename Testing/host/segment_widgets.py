@@ -64,18 +64,21 @@ class qMRMLSegmentSelectorWidget(Widget, SceneAware):
         emit(self, "currentNodeChanged(bool)", node is not None)
 
     def _fill(self) -> None:
+        """As Slicer's: without segments nothing is said, and in place of a deleted one the first is offered."""
         ids = self.segmentIDs()
         self._segments.blockSignals(True)
         self._segments.clear()
-        if self.noneEnabled or not ids:
+        self._segments.setVisible(bool(ids))
+        if self.noneEnabled and ids:
             self._segments.addItem("None", "")
         for segment_id in ids:
             segment = self.currentNode().GetSegmentation().GetSegment(segment_id)
             self._segments.addItem(segment.GetName(), segment_id)
-        kept = self._segment_id if self._segment_id in ids else "" if self.noneEnabled or not ids else ids[0]
-        self._segments.setCurrentIndex(max(0, self._segments.findData(kept)))
+        kept = self._segment_id in ids or (self.noneEnabled and not self._segment_id)
+        self._segments.setCurrentIndex(self._segments.findData(self._segment_id) if kept else -1)
         self._segments.blockSignals(False)
-        self._set_segment(kept)
+        if ids and not kept:
+            self._segments.setCurrentIndex(1 if self.noneEnabled else 0)
 
     def _segment_chosen(self, index: int) -> None:
         self._set_segment(self._segments.itemData(index) or "")
