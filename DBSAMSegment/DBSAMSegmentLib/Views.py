@@ -21,7 +21,7 @@ def shownVolume(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | 
     """The volume in the background of the slice views, the active one if they differ; no label map."""
     selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     ids = [selectionNode.GetActiveVolumeID()] if selectionNode is not None else []
-    ids += [node.GetBackgroundVolumeID() for node in scene.GetNodesByClass("vtkMRMLSliceCompositeNode")]
+    ids += [node.GetBackgroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", scene)]
     for node in (scene.GetNodeByID(nodeId) for nodeId in ids if nodeId):
         if node is not None and node.IsA("vtkMRMLScalarVolumeNode") and not node.IsA("vtkMRMLLabelMapVolumeNode"):
             return node
