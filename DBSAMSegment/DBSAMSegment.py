@@ -62,6 +62,7 @@ class DBSAMSegmentParameterNode:
     volume: slicer.vtkMRMLScalarVolumeNode
     rois: list[slicer.vtkMRMLMarkupsROINode]
     segmentation: slicer.vtkMRMLSegmentationNode
+    keyBoxesVolume: slicer.vtkMRMLScalarVolumeNode
     segmentId: str = ""
     model: str = "compact"
     device: str = "auto"
@@ -120,6 +121,7 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event):
         """Lets go of the nodes that are about to be deleted."""
         self.panel.setParameterNode(None)
+        self.panel.result.show(None)
 
     def onSceneEndClose(self, caller, event):
         """Starts anew in the empty scene."""

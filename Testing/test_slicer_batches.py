@@ -113,9 +113,29 @@ def test_chosen_frames_only_and_unknown_frames_are_refused(scene, runner):
     roi = scenes.add_roi(scene, (10.5, 13.5, 3.5), (20, 16, 6))
     reports, output = runSequence(runner, volume, [roi], browser, frames=[2])
     assert [report.frame for report in reports] == [2]
-    assert output.GetNthIndexValue(0) == "2"
+    counts = [output.GetNthDataNode(frame).GetSegmentation().GetNumberOfSegments() for frame in range(3)]
+    assert counts == [0, 0, 1]
     with pytest.raises(ValueError, match="frames 0 to 2, not"):
         runSequence(runner, volume, [roi], browser, frames=[3])
+
+
+def test_frames_are_the_browsers_also_where_the_volume_has_fewer_and_follow_its_transform(scene, runner):
+    browser, volume = sequence_of(scene, (5, 6))
+    moved = np.eye(4)
+    moved[:3, 3] = 100, 0, 0
+    transform = scenes.add_transform(scene, moved)
+    master = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "master")
+    for value in ("0", "0.5", "1"):
+        master.SetDataNodeAtValue(transform, value)
+    browser.AddSynchronizedSequenceNode(master)
+    browser.SetAndObserveMasterSequenceNodeID(master.GetID())
+    slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browser)
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    roi = scenes.add_roi(scene, (110.5, 13.5, 3.5), (20, 16, 6))
+    reports, output = runSequence(runner, volume, [roi], browser)
+    assert [report.frame for report in reports] == [0, 1, 2]
+    assert [output.GetNthIndexValue(frame) for frame in range(3)] == ["0", "0.5", "1"]
+    assert browser.GetProxyNode(output).GetParentTransformNode() is transform
 
 
 def test_a_failed_sequence_leaves_the_scene_as_it_was(scene, runner):

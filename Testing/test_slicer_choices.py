@@ -8,6 +8,7 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
+from DBSAMSegmentLib.KeyBoxes import RoiKeyBoxes
 from DBSAMSegmentLib.SegmentWriter import SegmentMask, SegmentWriter
 from slicer_stage import SHAPE, block_roi, block_volume, opened_module
 from threshold_predictor import ThresholdPredictor
@@ -24,7 +25,8 @@ def panel(monkeypatch):
 
     monkeypatch.setattr(slicer.util, "errorDisplay", refuse)
     with opened_module(ThresholdPredictor("slice", size=48)) as widget:
-        widget.logic.getParameterNode().volume = block_volume()
+        node = widget.logic.getParameterNode()
+        node.volume, node.useMasking = block_volume(), False  # the boxes of these tests overlap
         yield widget
 
 
@@ -53,8 +55,9 @@ def test_apply_becomes_possible_when_the_placed_box_was_drawn(panel):
     [roi] = panel.logic.getParameterNode().rois
     assert not panel.ui.applyButton.enabled
     assert "Draw the box" in panel.ui.applyButton.toolTip
-    roi.SetCenter(22.5, 18.5, 5.5)
-    roi.SetSize(26, 22, 10)
+    roi.AddControlPoint(10, 8, 1)
+    assert not panel.ui.applyButton.enabled  # a corner is no box yet
+    roi.AddControlPoint(35, 30, 10)
     assert panel.ui.applyButton.enabled
     roi.RemoveAllControlPoints()
     assert not panel.ui.applyButton.enabled
@@ -145,6 +148,80 @@ def test_showing_a_segment_in_3d_is_no_edit(panel):
     node.segmentation.CreateClosedSurfaceRepresentation()
     node.segmentation.GetDisplayNode().SetVisibility(False)
     assert not panel.logic.runner.writer.editedSince(node.segmentation)
+
+
+def test_corrected_boxes_stay_with_their_box_and_volume(panel):
+    node, first, second = panel.logic.getParameterNode(), block_roi("first"), block_roi("second")
+    check(panel, first, True)
+    check(panel, second, True)
+    panel.panel.corrections.set(first, RoiKeyBoxes(2, {5: [1.0, 1.0, 8.0, 8.0]}))
+    volume = node.volume
+
+    def corrected(roi):
+        return panel.panel.corrections.of(roi).boxes
+
+    assert (list(corrected(first)), corrected(second)) == ([5], {})
+    node.volume = block_volume("other")
+    assert corrected(first) == {}
+    node.volume = volume
+    assert list(corrected(first)) == [5]
+    slicer.mrmlScene.RemoveNode(first)
+    assert corrected(second) == {}
+
+
+def test_slices_are_not_done_again_where_the_result_was_added(panel, monkeypatch):
+    node = panel.logic.getParameterNode()
+    node.rois, node.mode = [block_roi("liver")], "add"
+    apply(panel)
+    before = sizes(node.segmentation)
+    with pytest.raises(ValueError, match="set Result"):
+        panel.panel._redoFrom(panel.panel.result.segment, 8, [9.5, 7.5, 35.5, 29.5])
+    assert sizes(node.segmentation) == before
+    assert node.keyBoxes == ""
+
+
+@pytest.mark.parametrize("change", ["volume", "scene"])
+def test_a_result_leaves_with_its_volume(panel, change):
+    node = panel.logic.getParameterNode()
+    node.rois = [block_roi("liver")]
+    apply(panel)
+    assert panel.ui.correctButton.enabled
+    if change == "volume":
+        node.volume = block_volume("other")
+    else:
+        host.new_scene()
+    assert panel.panel.result.segment is None
+    assert not panel.ui.correctButton.enabled
+
+
+def test_a_run_into_a_segmentation_that_was_never_shown_shows_it(panel):
+    node = panel.logic.getParameterNode()
+    node.rois = [block_roi("liver")]
+    node.segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new")
+    assert node.segmentation.GetDisplayNode() is None
+    apply(panel)
+    assert node.segmentation.GetDisplayNode().GetVisibility()
+
+
+def test_only_views_of_the_layout_count(panel):
+    from DBSAMSegmentLib.Views import sliceWidgets
+
+    manager = slicer.app.layoutManager()
+    nodes = {name: manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()}
+    try:
+        for name, node in nodes.items():
+            node.SetMappedInLayout(name == "Yellow")
+        assert [widget.mrmlSliceNode().GetName() for widget in sliceWidgets()] == ["Yellow"]
+        panel.ui.fitRoiButton.click()
+        [roi] = panel.logic.getParameterNode().rois
+        normals = [
+            [matrix.GetElement(row, 2) for row in range(3)]
+            for matrix in (roi.GetObjectToWorldMatrix(), nodes["Yellow"].GetSliceToRAS())
+        ]
+        assert normals[0] == pytest.approx(normals[1])
+    finally:
+        for node in nodes.values():
+            node.SetMappedInLayout(True)
 
 
 def test_the_shown_volume_is_selected_and_no_label_map():

@@ -205,6 +205,9 @@ def test_a_corrected_box_is_redone_from_its_slice_and_kept_in_the_scene(panel):
     node.axis = "K"
     apply(panel)
     segmentId = node.segmentId
+    edited = scenes.segment_array(node.segmentation, segmentId, SHAPE)
+    edited[4] = False
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited.astype(np.uint8), node.segmentation, segmentId, node.volume)
     before = scenes.segment_array(node.segmentation, segmentId, SHAPE)
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     red.SetOrientationToAxial()
@@ -225,6 +228,9 @@ def test_a_corrected_box_is_redone_from_its_slice_and_kept_in_the_scene(panel):
     assert scenes.node_names(slicer.mrmlScene) == nodes
     panel.ui.clearKeyBoxesButton.click()
     assert node.keyBoxes == ""
+    panel.ui.undoButton.click()
+    assert not scenes.segment_array(node.segmentation, segmentId, SHAPE)[4].any()
+    assert not panel.ui.correctButton.enabled  # the segment is no longer the last run's
 
 
 def test_fit_to_view_places_a_box_in_the_views_plane(panel):

@@ -83,7 +83,7 @@ def test_the_sequence_example_runs_as_it_stands(console, tmp_path):
     exec(BLOCKS[2], console)
     assert [report.frame for report in console["reports"]] == [0, 2]
     output = console["sequenceNode"]
-    assert output.GetNumberOfDataNodes() == 2
+    assert output.GetNumberOfDataNodes() == 3
     segmentation = output.GetNthDataNode(0)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert scenes.segment_array(segmentation, segmentation.GetSegmentation().GetNthSegmentID(0), (200, 512, 512)).any()

@@ -106,7 +106,7 @@ def runSequence(
         volumeNode: the sequence's proxy, that is the volume that the views show.
         roiNodes: the prompts, the same for all frames.
         browserNode: the browser that plays the volume.
-        frames: item numbers of the browser; all by default.
+        frames: item numbers of the browser; all by default. The others get an empty segmentation.
         progress: called with the steps of each frame.
         cancel: stops before the next slice; nothing is added to the scene then.
         options: what `SegmentationRunner.request` and `segment` take by name.
@@ -127,14 +127,16 @@ def runSequence(
             f"{nodeName(volumeNode)} isn't played by the sequence browser {nodeName(browserNode)}: choose the volume"
             " that the browser shows."
         )
-    count = sequenceNode.GetNumberOfDataNodes()
+    count = browserNode.GetNumberOfItems()
     chosen = list(range(count)) if frames is None else [int(frame) for frame in frames]
     wrong = [frame for frame in chosen if not 0 <= frame < count]
     if wrong:
         raise ValueError(f"The sequence has frames 0 to {count - 1}, not {wrong}.")
     scene = runner.scene
     shown = browserNode.GetSelectedItemNumber()
-    results = []
+    # The browser goes by the items of its master, of which another sequence may have fewer.
+    master = browserNode.GetMasterSequenceNode()
+    results = {master.GetNthIndexValue(frame): slicer.vtkMRMLSegmentationNode() for frame in range(count)}
     work = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volumeNode.GetName()} segmentation")
     output = None
     try:
@@ -159,19 +161,20 @@ def runSequence(
             copy = slicer.vtkMRMLSegmentationNode()
             copy.GetSegmentation().DeepCopy(work.GetSegmentation())
             copy.SetName(work.GetName())
-            results.append((copy, sequenceNode.GetNthIndexValue(frame)))
+            results[master.GetNthIndexValue(frame)] = copy
         output = scene.AddNewNodeByClass("vtkMRMLSequenceNode", f"{sequenceNode.GetName()} segmentation")
-        output.SetIndexName(sequenceNode.GetIndexName())
-        output.SetIndexUnit(sequenceNode.GetIndexUnit())
-        output.SetIndexType(sequenceNode.GetIndexType())
-        for copy, value in results:
-            output.SetDataNodeAtValue(copy, value)
+        output.SetIndexName(master.GetIndexName())
+        output.SetIndexUnit(master.GetIndexUnit())
+        output.SetIndexType(master.GetIndexType())
+        for value, node in results.items():
+            output.SetDataNodeAtValue(node, value)
     finally:
         _removeWithHelpers(scene, work)
         browserNode.SetSelectedItemNumber(shown)
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
     browserNode.AddSynchronizedSequenceNode(output)
     slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
+    browserNode.GetProxyNode(output).SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     return reports, output
 
 

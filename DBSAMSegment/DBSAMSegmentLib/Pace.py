@@ -1,4 +1,4 @@
-"""How long a slice usually takes, for the estimate before the first run with a model and device."""
+"""How long a slice takes, for the estimate before a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ _LARGE_CPU_SECONDS = 11.0
 _GPU_SECONDS = 0.2
 
 
-def usualSecondsPerSlice(model: str, device: str) -> float:
-    """A default pace until one was measured.
+class Pace:
+    """Seconds a slice, by model and device: measured ones, and usual ones until there are any."""
 
-    Args:
-        model: a model's name or the path of a weights file.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU only where PyTorch was loaded and has one.
-    """
-    if device.split(":")[0] in ("cuda", "mps") or (device == "auto" and gpuTorch() is not None):
-        return _GPU_SECONDS
-    return _CPU_SECONDS.get(model, _LARGE_CPU_SECONDS)
+    def __init__(self) -> None:
+        self._measured: dict[tuple[str, str], float] = {}
+
+    def measured(self, model: str, device: str, secondsPerSlice: float) -> None:
+        """Takes over what a run took."""
+        self._measured[model, device] = secondsPerSlice
+
+    def secondsPerSlice(self, model: str, device: str) -> float:
+        """What a slice is expected to take.
+
+        Args:
+            model: a model's name or the path of a weights file.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU only where PyTorch was loaded and has one.
+        """
+        if (model, device) in self._measured:
+            return self._measured[model, device]
+        if device.split(":")[0] in ("cuda", "mps") or (device == "auto" and gpuTorch() is not None):
+            return _GPU_SECONDS
+        return _CPU_SECONDS.get(model, _LARGE_CPU_SECONDS)

@@ -13,8 +13,9 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from .Corrections import Corrections
 from .InferenceThread import Job
-from .KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
+from .KeyBoxes import RoiKeyBoxes
 from .LivePreview import LivePreview
 from .NodeRequests import requestOf
 from .Nodes import newRoi, newSegmentation
@@ -59,6 +60,7 @@ class Panel(VTKObservationMixin):
         self.run = RunPanel(ui, runner, self.timer, self._startRun, self._onDone, lambda: self._get("segmentation"))
         self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
         self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters)
+        self.corrections = Corrections(lambda: self._parameters)
         self.live = LivePreview(runner, self.timer, self._liveRequest, self._onReleased)
         self._combos = {
             "model": (ui.modelCombo, MODELS),
@@ -119,14 +121,11 @@ class Panel(VTKObservationMixin):
         """Takes over which ROIs are checked; corrected boxes stay with their ROI, and so does a box's segment."""
         if self._updating or self._parameters is None:
             return
-        former = self.rois()
-        entries = dict(zip(former, decodeKeyBoxes(self._get("keyBoxes"), len(former)), strict=True))
-        chosen = list(self.ui.roiSelector.checkedNodes())
+        former, chosen = self.rois(), list(self.ui.roiSelector.checkedNodes())
         with slicer.util.NodeModify(self._parameters.parameterNode):
             if former and chosen != former:
                 self._parameters.segmentId = ""
-            self._parameters.rois = chosen
-            self._parameters.keyBoxes = encodeKeyBoxes([entries.get(node, RoiKeyBoxes()) for node in chosen])
+            self.corrections.check(chosen)
 
     def onSegmentChosen(self, segmentId: str) -> None:
         """Takes over the segment of a single box."""
@@ -168,8 +167,8 @@ class Panel(VTKObservationMixin):
             return False, _("Choose a volume.")
         if not self.rois():
             return False, _("Place a box around the structure, or check one.")
-        if any(node.GetNumberOfDefinedControlPoints() == 0 for node in self.rois()):
-            return False, _("Draw the box in a slice view: drag from corner to corner.")
+        if any(node.GetNumberOfDefinedControlPoints() == 0 or 0 in node.GetSize() for node in self.rois()):
+            return False, _("Draw the box in a slice view: click one corner, then the opposite one.")
         return True, ""
 
     def _startRun(
@@ -200,7 +199,6 @@ class Panel(VTKObservationMixin):
     def _request(self, roiNodes: list[slicer.vtkMRMLMarkupsROINode]) -> RunRequest:
         parameters = self._parameters
         axis = self._axisIndex()
-        corrected = dict(zip(self.rois(), decodeKeyBoxes(parameters.keyBoxes, len(self.rois())), strict=True))
         return requestOf(
             parameters.volume,
             roiNodes,
@@ -211,7 +209,7 @@ class Panel(VTKObservationMixin):
             axis=axis,
             strategy=parameters.strategy,
             intensity=parameters.intensity,
-            keyBoxes=[corrected[node].along(axis) if node in corrected else None for node in roiNodes],
+            keyBoxes=[self.corrections.of(node).along(axis) for node in roiNodes],
         )
 
     def _liveRequest(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]:
@@ -229,43 +227,43 @@ class Panel(VTKObservationMixin):
                 return
             self.run.onApply()
 
-    def _onDone(self, report: RunReport) -> None:
+    def _onDone(self, report: RunReport | None) -> None:
+        """Shows what was written; None after undo and redo, when the segments are no longer the last run's."""
         self.live.outlines.clear()
-        self.result.show(report)
-        self.segment.written([one.segmentId for one in report.segments], self.rois())
+        self.result.show(report if self.segment.isTarget() else None)
+        if report is not None:
+            self.segment.written([one.segmentId for one in report.segments], self.rois())
 
     def _redoFrom(self, segment: SegmentReport, index: int, box_xyxy: list[float]) -> None:
-        roiNode = self._roiOf(segment)
-        entries = decodeKeyBoxes(self._parameters.keyBoxes, len(self.rois()))
-        entry = entries[self.rois().index(roiNode)]
-        if entry.axis != segment.axis:
-            entry.axis, entry.boxes = segment.axis, {}
-        entry.boxes[index] = box_xyxy
-        self._parameters.keyBoxes = encodeKeyBoxes(entries)
+        parameters, roiNode = self._parameters, self._roiOf(segment)
+        if parameters.mode != "set":
+            raise ValueError(_("Slices can be done again only where the result replaces the segment: set Result so."))
+        boxes = {**self.corrections.of(roiNode).along(segment.axis), index: box_xyxy}
 
         def start(onFinished: Finished, onProgress: Callable[[Progress], None], _confirm: Any) -> Job:
-            return self.logic.runner.startRedo(
-                self._parameters.volume,
+            job = self.logic.runner.startRedo(
+                parameters.volume,
                 roiNode,
-                self._parameters.segmentation,
+                parameters.segmentation,
                 segment.segmentId,
                 index,
-                entry.boxes,
-                model=self._parameters.model,
-                device=self._parameters.device,
-                strategy=self._parameters.strategy,
-                intensity=self._parameters.intensity,
+                boxes,
+                model=parameters.model,
+                device=parameters.device,
+                strategy=parameters.strategy,
+                intensity=parameters.intensity,
                 editorNode=self._editorNode(),
                 onFinished=onFinished,
                 onProgress=onProgress,
             )
+            self.segment.start(self.rois())
+            self.corrections.set(roiNode, RoiKeyBoxes(segment.axis, boxes))
+            return job
 
         self.run.begin(start)
 
     def _clearKeyBoxes(self, segment: SegmentReport) -> None:
-        entries = decodeKeyBoxes(self._parameters.keyBoxes, len(self.rois()))
-        entries[self.rois().index(self._roiOf(segment))] = RoiKeyBoxes()
-        self._parameters.keyBoxes = encodeKeyBoxes(entries)
+        self.corrections.set(self._roiOf(segment), RoiKeyBoxes())
 
     def _roiOf(self, segment: SegmentReport) -> slicer.vtkMRMLMarkupsROINode:
         rois = self.rois()
@@ -311,6 +309,8 @@ class Panel(VTKObservationMixin):
                     self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
                 self.live.watch(chosen if self._parameters.live and self._canCompute() else [])
             self.segment.show(enabled=len(self.rois()) <= 1)
+            if self._parameters is not None and self.result.segment is not None and not self.segment.isTarget():
+                self.result.show(None)
         finally:
             self._updating = False
         self._watchDrawing()
@@ -319,9 +319,14 @@ class Panel(VTKObservationMixin):
     def _watchDrawing(self) -> None:
         """Follows the checked boxes, of which one may still have to be drawn."""
         self.removeObservers(self._onReadiness)
+        markups = slicer.vtkMRMLMarkupsNode
         for node in self.rois():
-            self.addObserver(node, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._onReadiness)
-            self.addObserver(node, slicer.vtkMRMLMarkupsNode.PointPositionUndefinedEvent, self._onReadiness)
+            for event in (
+                markups.PointPositionUndefinedEvent,
+                markups.PointModifiedEvent,
+                vtk.vtkCommand.ModifiedEvent,
+            ):
+                self.addObserver(node, event, self._onReadiness)
 
     def _onReadiness(self, *_: Any) -> None:
         """Shows whether Apply is possible, and prepares for it."""

@@ -34,7 +34,7 @@ class RunPanel:
         runner: computes and writes.
         timer: delivers the runner's results.
         startRun: starts what the panel is set to and returns its job; raises ValueError where that can't be.
-        onDone: gets the report of a run that was written.
+        onDone: gets the report of a run that was written; None after undo and redo.
         currentSegmentation: the segmentation that undo and redo are for.
     """
 
@@ -44,7 +44,7 @@ class RunPanel:
         runner: SegmentationRunner,
         timer: ResultTimer,
         startRun: Callable[[Callable[[Job], None], Callable[[Progress], None], Callable[[float], bool]], Job | None],
-        onDone: Callable[[RunReport], None],
+        onDone: Callable[[RunReport | None], None],
         currentSegmentation: Callable[[], slicer.vtkMRMLSegmentationNode | None],
     ) -> None:
         self.ui = ui
@@ -112,14 +112,16 @@ class RunPanel:
         """Takes back the last run; what was edited by hand since only if the user agrees."""
         segmentationNode = self._currentSegmentation()
         if self._mayStep(segmentationNode):
-            self._runner.writer.undo(segmentationNode)
+            self._runner.undo(segmentationNode)
+            self._onDone(None)
         self.update()
 
     def onRedo(self) -> None:
         """Brings back what was undone; the same holds."""
         segmentationNode = self._currentSegmentation()
         if self._mayStep(segmentationNode):
-            self._runner.writer.redo(segmentationNode)
+            self._runner.redo(segmentationNode)
+            self._onDone(None)
         self.update()
 
     def _mayStep(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:

@@ -23,7 +23,8 @@ class SegmentChoice:
         self._selector = selector
         self._parameters = parameters
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
-        self._target: tuple[Any, list[slicer.vtkMRMLMarkupsROINode]] | None = None
+        self._target: tuple[Any, Any] | None = None
+        self._rois: list[slicer.vtkMRMLMarkupsROINode] = []
 
     def segmentId(self) -> str:
         """The chosen segment; "" if there is none or it was deleted."""
@@ -42,13 +43,17 @@ class SegmentChoice:
 
     def start(self, rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
         """Notes what a run is for."""
-        self._target = (self._parameters().segmentation, rois)
+        self._target, self._rois = (self._parameters().volume, self._parameters().segmentation), rois
+
+    def isTarget(self) -> bool:
+        """Whether volume and segmentation are still those of the last run."""
+        parameters = self._parameters()
+        return parameters is not None and self._target == (parameters.volume, parameters.segmentation)
 
     def written(self, segmentIds: list[str], rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
         """Keeps a box's segment for its next run, whatever its name becomes."""
-        parameters = self._parameters()
-        if parameters is not None and len(segmentIds) == 1 and self._target == (parameters.segmentation, rois):
-            parameters.segmentId = segmentIds[0]
+        if len(segmentIds) == 1 and self._rois == rois and self.isTarget():
+            self._parameters().segmentId = segmentIds[0]
 
     def show(self, enabled: bool) -> None:
         """Shows the parameters; segments of two segmentations may have the same ID."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
 
 from .Geometry import nodeName
 from .Labelmaps import Extent, grownToSegment, modifierLabelmap
+
+if TYPE_CHECKING:
+    from dbsam.volume import VolumeSegmentation
 
 # Ten runs can be undone; restoring the tenth needs the present state on the stack, too.
 MAXIMUM_UNDO_STATES = 11
@@ -31,6 +35,7 @@ class SegmentMask:
         extent_ijk: where the mask lies.
         name: of a new segment.
         color_rgb: of a new segment, 0..1; None lets Slicer choose.
+        mode: "set", "add" or "remove", if it isn't the same for all masks of a call.
     """
 
     segmentId: str
@@ -38,6 +43,7 @@ class SegmentMask:
     extent_ijk: Extent
     name: str = ""
     color_rgb: tuple[float, float, float] | None = None
+    mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +119,14 @@ class SegmentWriter:
             for mask, labelmap in zip(masks, labelmaps, strict=True):
                 segmentId = mask.segmentId or _newSegment(segmentationNode, mask)
                 parameters.SetSelectedSegmentID(segmentId)
-                if mode == "set" and limitsEditing(parameters):
+                maskMode = mask.mode or mode
+                if maskMode == "set" and limitsEditing(parameters):
                     labelmap = grownToSegment(labelmap, segmentationNode, segmentId)
                 logic.ModifySegmentByLabelmap(
                     segmentationNode,
                     segmentId,
                     labelmap.image,
-                    getattr(slicer.vtkSlicerSegmentEditorLogic, MODES[mode]),
+                    getattr(slicer.vtkSlicerSegmentEditorLogic, MODES[maskMode]),
                     labelmap.extent,
                     True,  # isPerSegment
                     False,  # bypassMasking
@@ -220,6 +227,24 @@ def _contents(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[tuple[st
         labelmap = segment.GetRepresentation(binary)
         contents.append((segmentId, segment.GetName(), labelmap.GetMTime() if labelmap is not None else 0))
     return contents
+
+
+def replacedSlices(segmentId: str, result: VolumeSegmentation, slices: range) -> list[SegmentMask]:
+    """Masks that make some slices of a segment those of a result and leave the others as they are now.
+
+    Args:
+        segmentId: an existing segment.
+        result: of these slices alone.
+        slices: indices along the result's axis.
+    """
+    extent = [(0, size - 1) for size in result.geometry.dimensions_ijk]
+    extent[result.axis] = (max(0, slices[0]), min(slices[-1], extent[result.axis][1]))
+    (i0, i1), (j0, j1), (k0, k1) = extent
+    slab = np.ones((k1 - k0 + 1, j1 - j0 + 1, i1 - i0 + 1), np.uint8)
+    return [
+        SegmentMask(segmentId, slab, (extent[0], extent[1], extent[2]), mode="remove"),
+        SegmentMask(segmentId, result.mask_KJI, result.extent_ijk, mode="add"),
+    ]
 
 
 def _newSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, mask: SegmentMask) -> str:

@@ -11,14 +11,15 @@ import slicer
 
 from .Geometry import nodeName, roiBox, volumeIdentity
 from .InferenceThread import InferenceThread, Job, Priority
+from .LastResults import LastResults
 from .NodeRequests import requestOf
-from .Pace import usualSecondsPerSlice
+from .Pace import Pace
 from .Predictors import PredictorSource
 from .Requests import KeyBoxes, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
 from .RunErrors import SegmentationError, explainedError
 from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .SceneEvents import observeNodes
-from .SegmentWriter import SegmentMask, SegmentWriter
+from .SegmentWriter import SegmentMask, SegmentWriter, replacedSlices
 from .Tokens import newCancelToken
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class SegmentationRunner:
         self._cache: Any = None
         self._engine: Engine | None = None
         self._jobNodes: dict[Job, list[slicer.vtkMRMLNode]] = {}
-        self._lastResults: dict[tuple[str, str], Any] = {}
-        self._secondsPerSlice: dict[tuple[str, str], float] = {}
+        self._lastResults = LastResults()
+        self._pace = Pace()
         self._observations = [
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose),
             observeNodes(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
@@ -69,7 +70,7 @@ class SegmentationRunner:
             self.scene.RemoveObserver(tag)
         self._observations = []
         self._jobNodes.clear()
-        self._lastResults.clear()
+        self._lastResults.forget()
         self.writer.forget()
         ended = self.thread.stop()
         if ended:
@@ -174,9 +175,7 @@ class SegmentationRunner:
         Raises:
             ValueError: there is no former result of this segment to redo.
         """
-        former = self._lastResults.get((segmentationNode.GetID(), segmentId))
-        if former is None:
-            raise ValueError("This segment has no result yet that slices could be redone of: run the whole ROI first.")
+        former = self._lastResults.of(segmentationNode, segmentId)
         names = ("model", "device", "axis", "strategy", "intensity")
         settings = {name: options.pop(name) for name in names if name in options}
         settings["axis"] = former.axis
@@ -265,14 +264,17 @@ class SegmentationRunner:
 
     def estimateSeconds(self, request: RunRequest) -> float:
         """Expected time of a run: from the slices computed so far with this model and device, else a usual pace."""
-        perSlice = self._secondsPerSlice.get((request.model, request.device))
-        if perSlice is None:
-            perSlice = usualSecondsPerSlice(request.model, request.device)
-        return perSlice * sliceCount(request)
+        return self._pace.secondsPerSlice(request.model, request.device) * sliceCount(request)
 
-    def lastResult(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> Any:
-        """The VolumeSegmentation that was last written to a segment; None without one."""
-        return self._lastResults.get((segmentationNode.GetID(), segmentId))
+    def undo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Takes back the last run; what was computed for this segmentation can't be redone in part any more."""
+        self.writer.undo(segmentationNode)
+        self._lastResults.forget(segmentationNode)
+
+    def redo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Brings back what `undo` took back."""
+        self.writer.redo(segmentationNode)
+        self._lastResults.forget(segmentationNode)
 
     @property
     def needsPackages(self) -> bool:
@@ -309,17 +311,21 @@ class SegmentationRunner:
         if editorNode is not None and not self.scene.IsNodePresent(editorNode):
             editorNode = None
         for result in results:
-            self._secondsPerSlice[request.model, request.device] = result.seconds / max(1, len(result.slices))
+            self._pace.measured(request.model, request.device, result.seconds / max(1, len(result.slices)))
         if redoOnly is not None:
-            former = self._lastResults[segmentationNode.GetID(), request.prompts[0].segmentId]
-            results = [mergedResult(former, results[0], redoOnly)]
-        masks = [
-            SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb)
-            for prompt, result in zip(request.prompts, results, strict=True)
-        ]
-        written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
+            segmentId = request.prompts[0].segmentId
+            masks = replacedSlices(segmentId, results[0], redoOnly)
+            results = [mergedResult(self._lastResults.of(segmentationNode, segmentId), results[0], redoOnly)]
+        else:
+            masks = [
+                SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb)
+                for prompt, result in zip(request.prompts, results, strict=True)
+            ]
+        written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)[-len(results) :]
+        if segmentationNode.GetDisplayNode() is None:
+            segmentationNode.CreateDefaultDisplayNodes()
         for segment, result in zip(written, results, strict=True):
-            self._lastResults[segmentationNode.GetID(), segment.segmentId] = result
+            self._lastResults.keep(segmentationNode, segment.segmentId, result)
         segmentation = segmentationNode.GetSegmentation()
         named = [(one.segmentId, segmentation.GetSegment(one.segmentId).GetName(), one.clipped) for one in written]
         report = reportOf(request, results, named)
@@ -333,7 +339,7 @@ class SegmentationRunner:
             engine = self._engine
             self.thread.submit(Job(lambda job: engine.forgetVolume(), newCancelToken(), Priority.RUN))
         self.writer.forget()
-        self._lastResults.clear()
+        self._lastResults.forget()
         if self._cache is not None:
             self._cache.clear()
 
@@ -343,5 +349,4 @@ class SegmentationRunner:
                 job.cancel.cancel()
         if node.IsA("vtkMRMLSegmentationNode"):
             self.writer.forget(node.GetID())
-            for key in [key for key in self._lastResults if key[0] == node.GetID()]:
-                del self._lastResults[key]
+            self._lastResults.forget(node)

@@ -10,11 +10,14 @@ from .SliceViews import ViewedSlice, viewedSlice
 
 
 def sliceWidgets() -> list[Any]:
-    """The qMRMLSliceWidgets of the present layout; none without a main window."""
+    """The qMRMLSliceWidgets that the present layout shows, Red first; none without a main window."""
     layoutManager = slicer.app.layoutManager()
     if layoutManager is None:
         return []
-    return [layoutManager.sliceWidget(name) for name in layoutManager.sliceViewNames()]
+    # The layout manager names all views that there have ever been, in no order.
+    names = sorted(layoutManager.sliceViewNames(), key=lambda name: (name != "Red", name))
+    widgets = [layoutManager.sliceWidget(name) for name in names]
+    return [widget for widget in widgets if widget.mrmlSliceNode().IsViewVisibleInLayout()]
 
 
 def shownVolume(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -35,6 +38,12 @@ def viewAlong(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int) -> tuple[An
         if viewed.axis == axis:
             return widget, viewed
     return None
+
+
+def isPlacing(scene: slicer.vtkMRMLScene) -> bool:
+    """Whether clicks in the views place markups, such as an ROI."""
+    node = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    return node is not None and node.GetCurrentInteractionMode() == slicer.vtkMRMLInteractionNode.Place
 
 
 def startPlacingRoi(roiNode: slicer.vtkMRMLMarkupsROINode) -> None:

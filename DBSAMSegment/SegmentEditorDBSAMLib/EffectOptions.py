@@ -79,7 +79,7 @@ class EffectOptions:
         self.applyButton = qt.QPushButton(_("Apply"))
         self.applyButton.toolTip = _("Write the preview, or segment the ROI. Key: Return.")
         self.cancelButton = qt.QPushButton(_("Cancel"))
-        self.cancelButton.toolTip = _("Drop the preview or stop the run; nothing is changed. Key: Escape.")
+        self.cancelButton.toolTip = _("Drop the preview or stop the run; nothing is changed. Key: Backspace.")
         self.applyButton.connect("clicked()", self._onApply)
         self.cancelButton.connect("clicked()", self._onCancel)
         row = qt.QHBoxLayout()

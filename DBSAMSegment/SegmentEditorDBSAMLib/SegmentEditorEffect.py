@@ -52,7 +52,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return "<html>" + _(
             "Segment what is in a box.<br><ul>"
             "<li>Drag a box in any slice view; its outline is shown at once.</li>"
-            "<li><b>Return</b> (mouse in a view) applies it, <b>Escape</b> drops it.</li>"
+            "<li><b>Return</b> (mouse in a view) applies it, <b>Backspace</b> drops it, Escape leaves the effect.</li>"
             "<li>Choose an ROI and <b>All slices of the ROI</b> to follow the structure through the volume; a box"
             " dragged on a slice corrects the ROI there.</li></ul>"
         )
@@ -120,20 +120,28 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._drop()
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
-        """Drags a box with the left button, Return applies, Escape cancels; everything else stays Slicer's.
+        """Drags a box with the left button, Return applies, Backspace drops it; everything else stays Slicer's.
+
+        Escape is the Segment Editor's: it leaves the effect, which drops the preview, too.
 
         Returns:
             Whether the event was used up.
         """
         if eventId == vtk.vtkCommand.KeyPressEvent:
-            action = {"Return": self.onApply, "KP_Enter": self.onApply, "Escape": self.onCancel}.get(
-                callerInteractor.GetKeySym()
-            )
+            keys = {
+                "Return": self.onApply,
+                "KP_Enter": self.onApply,
+                "BackSpace": self.onCancel,
+                "Delete": self.onCancel,
+            }
+            action = keys.get(callerInteractor.GetKeySym())
             if action is None:
                 return False
             action()
             return True
-        if viewWidget.className() != "qMRMLSliceWidget" or self._placing():
+        from DBSAMSegmentLib.Views import isPlacing
+
+        if viewWidget.className() != "qMRMLSliceWidget" or isPlacing(slicer.mrmlScene):
             return False
         band = self._band(viewWidget)
         position = tuple(float(value) for value in callerInteractor.GetEventPosition())
@@ -322,12 +330,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         """What is written to: the segmentation and the ID of its selected segment."""
         node = self.scriptedEffect.parameterSetNode()
         return self._segmentation(), node.GetSelectedSegmentID() if node is not None else None
-
-    @staticmethod
-    def _placing():
-        """Whether clicks in the views place markups, such as the ROI, and are not for the effect."""
-        node = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        return node is not None and node.GetCurrentInteractionMode() == slicer.vtkMRMLInteractionNode.Place
 
     def _runnerInUse(self):
         if self._runner is None:

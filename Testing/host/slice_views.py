@@ -195,6 +195,7 @@ class qSlicerLayoutManager(host_class(QtWidgets.QWidget), SceneAware):
             logic.AddSliceNode(name)
             node = logic.GetSliceNode()
             node.SetOrientation(orientation)
+            node.SetMappedInLayout(True)
             node.SetDimensions(*_VIEW_SIZE, 1)
             self._logics.AddItem(logic)
             widget = self._widgets[name] = qMRMLSliceWidget()
