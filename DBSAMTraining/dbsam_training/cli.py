@@ -16,6 +16,7 @@ from dbsam_training.cli_training import add_training_commands
 logger = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("dbsam").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
         return int(options.run(options))
-    except (ValueError, FileNotFoundError) as error:
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else error
+        print(f"dbsam-train {options.command}: {reason}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, _WRONG_PATH) else EXIT_FAILED
+    except ValueError as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as error:

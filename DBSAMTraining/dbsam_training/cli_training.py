@@ -146,7 +146,7 @@ def overrides(options: argparse.Namespace) -> Mapping[str, Any]:
     """The settings given on the command line, by dotted name.
 
     Raises:
-        ValueError: One of them has no "=".
+        ValueError: One of them has no "=", or a value that cannot be read.
     """
     import yaml
 
@@ -155,7 +155,10 @@ def overrides(options: argparse.Namespace) -> Mapping[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as run.steps=500, not {text!r}.")
-        found[name] = value if name == "run.devices" else yaml.safe_load(value)
+        try:
+            found[name] = value if name == "run.devices" else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}: {value!r} is not valid YAML: {str(error).splitlines()[0]}.") from error
     if options.licence:
         found["data.licence"] = options.licence
     return found
