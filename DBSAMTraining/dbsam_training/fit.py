@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -246,13 +246,13 @@ class Trainer:
             self._exported, self._forward, self.store, read, self.chosen, self.recipe, rank, world
         )
         self._train_mode()
-        if result is None:
+        if result is None:  # no sample
+            self._save(BEST)
             return None
         if logs:
             logs[1].add({"step": self.step, **result.means})
             logs[1].flush()
-            report = {"step": self.step, "means": result.means, "per_set": result.per_set}
-            write_json(self.folder / "validation.json", report)
+            write_json(self.folder / "validation.json", {"step": self.step, **asdict(result)})
             curve = read_log(self.folder / "train.csv"), read_log(self.folder / "validation.csv")
             write_learning_curve(self.folder / "learning_curve.png", *curve)
             write_overlays(self.folder / "overlays.png", examples)
