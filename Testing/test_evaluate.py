@@ -144,7 +144,7 @@ def test_figures_on_foreign_data_are_those_of_an_independent_computation(
     tmp_path: Path, rgb_folder: Path, oblique_folder: Path, instance_folder: Path
 ) -> None:
     report = tmp_path / "report"
-    arguments = ["evaluate", "--data", str(rgb_folder.parent), "--model", "box-ellipse", "otsu"]
+    arguments = ["evaluate", "--data", str(rgb_folder.parent), "--split", "all", "--model", "box-ellipse", "otsu"]
     assert main([*arguments, "--prompt", "roi", "paper", "--report", str(report)]) == 0
 
     with (report / "cases.csv").open(newline="") as file:
@@ -212,6 +212,7 @@ def test_only_data_sets_whose_licence_is_open_are_scored_if_asked_for(
         facts = json.loads((folder / "dataset.json").read_text())
         write_json(folder / "dataset.json", {**facts, "licence": licence})
     arguments = ["evaluate", "--data", str(rgb_folder.parent), "--model", "box-ellipse", "--licence", "open"]
+    arguments += ["--split", "all"]
     assert main([*arguments, "--sheet-rows", "1", "--report", str(tmp_path / "report")]) == 0
     with (tmp_path / "report" / "cases.csv").open(newline="") as file:
         assert {row["dataset"] for row in csv.DictReader(file)} == {instance_folder.name}
@@ -237,7 +238,7 @@ class FillsItsBox:
 
 
 def test_the_paper_prompt_is_a_loose_box_on_every_slice_with_object_and_on_no_other(oblique_folder: Path) -> None:
-    result = evaluate([RawDataset(oblique_folder)], [FillsItsBox()], Settings())
+    result = evaluate([RawDataset(oblique_folder)], [FillsItsBox()], Settings(split="all"))
     assert [row.structure for row in result.rows] == ["liver", "tumour"]
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(oblique_folder / "labelsTr/case1.nii.gz")))
     truth = np.moveaxis(labels > 0, 1, 0)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from dbsam_training.layouts import find_sources
+from dbsam_training.prepare import BrokenDataError, prepare
+from dbsam_training.recipes import DataOptions
+from dbsam_training.sources import case_faults
+from dbsam_training.store import TrainingStore
 
 pytest.importorskip("highdicom")
 pytest.importorskip("rt_utils")
@@ -15,6 +21,8 @@ from highdicom.sr.coding import CodedConcept
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rt_utils import RTStructBuilder
+
+from dbsam_training.dicom_folder import overlaid
 
 SHAPE = (6, 20, 24)  # slices, rows, columns
 SPACING_MM = (3.0, 0.8, 0.5)
@@ -90,3 +98,78 @@ def test_the_structure_lies_on_the_voxels_on_which_it_was_drawn(tmp_path, write)
     # Slices 2..4, rows 5..11, columns 8..18, from (-10, -20, 30) in LPS
     expected_lps = [-10 + 13 * 0.5, -20 + 8 * 0.8, 30 + 3 * 3.0]
     assert centre_ras[:3] == pytest.approx([-expected_lps[0], -expected_lps[1], expected_lps[2]])
+
+
+def draw(folder, rois, patient="1"):
+    """A series of a patient, and an RTSTRUCT with masks by name."""
+    for file in write_series(folder):
+        file.PatientID = patient
+        file.save_as(file.filename)
+    drawing = RTStructBuilder.create_new(str(folder))
+    for name, mask in rois.items():
+        drawing.add_roi(np.moveaxis(mask, 0, 2), name=name)
+    drawing.save(str(folder / "drawn.dcm"))
+    return folder
+
+
+def body():
+    mask = np.zeros(SHAPE, bool)
+    mask[:, 2:18, 3:22] = True
+    return mask
+
+
+def read_masks(folder, case):
+    [source] = find_sources([folder])
+    found = source.read_case(case)
+    assert case_faults(source.info, found) == []
+    return {structure.name: structure.mask_KJI for structure in source.structures(found)}
+
+
+@pytest.mark.parametrize("order", [("block", "body"), ("body", "block")])
+def test_structures_that_overlap_are_all_whole(tmp_path, order):
+    draw(tmp_path / "set/a", {name: {"block": truth(), "body": body()}[name] for name in order})
+    found = read_masks(tmp_path / "set", "a")
+    assert (found["block"] == truth()[::-1]).all()  # the topmost slice comes first
+    assert (found["body"] == body()).all()
+    [source] = find_sources([tmp_path / "set"])
+    prepare([source], tmp_path / "store", DataOptions(protocol="slices"))
+    store = TrainingStore(tmp_path / "store")
+    names = [store.structure_names[n] for n in store.structure]
+    assert (names.count("block"), names.count("body")) == (3, 6)
+
+
+def test_a_label_map_of_overlapping_masks_has_an_id_for_each_combination():
+    masks = {"a": [1, 1, 0, 0], "b": [1, 1, 1, 0], "c": [0, 1, 0, 0]}
+    labels, regions = overlaid(((name, np.array(mask, bool)[None, None]) for name, mask in masks.items()), (1, 1, 4))
+    assert len(set(labels.ravel().tolist())) == 4
+    for name, mask in masks.items():
+        assert np.isin(labels, regions[name]).astype(int).ravel().tolist() == mask
+
+
+def test_a_roi_without_contours_is_no_structure(tmp_path):
+    folder = draw(tmp_path / "set/a", {"block": truth(), "couch": body()})
+    header = dcmread(folder / "drawn.dcm")
+    del header.ROIContourSequence[1].ContourSequence
+    header.save_as(folder / "drawn.dcm")
+    assert list(read_masks(tmp_path / "set", "a")) == ["block"]
+
+
+def test_a_case_without_one_set_of_structures_is_a_fault(tmp_path):
+    draw(tmp_path / "set/good", {"block": truth()})
+    write_series(tmp_path / "set/none")
+    two = draw(tmp_path / "set/two", {"block": truth()})
+    shutil.copy(two / "drawn.dcm", two / "again.dcm")
+    with pytest.raises(BrokenDataError) as caught:
+        prepare(find_sources([tmp_path / "set"]), tmp_path / "store", DataOptions(protocol="slices"))
+    assert "case none: unreadable: the folder holds 0 SEG or RTSTRUCT files instead of one" in str(caught.value)
+    assert "holds 2 SEG or RTSTRUCT files instead of one: again.dcm, drawn.dcm" in str(caught.value)
+
+
+def test_cases_of_one_patient_stay_on_one_side_of_the_split(tmp_path):
+    patients = {"march": "7", "april": "7", "x1": "8", "x2": "9"}
+    for case, patient in patients.items():
+        draw(tmp_path / "set" / case, {"block": truth()}, patient)
+    [source] = find_sources([tmp_path / "set"])
+    train, val = ({patients[case] for case in source.list_cases(split)} for split in ("train", "val"))
+    assert (len(train), len(val)) == (2, 1)
+    assert not train & val

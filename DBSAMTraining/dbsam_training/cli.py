@@ -16,6 +16,7 @@ from dbsam_training.cli_training import add_training_commands
 logger = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("dbsam").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
         return int(options.run(options))
-    except (ValueError, FileNotFoundError) as error:
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else error
+        print(f"dbsam-train {options.command}: {reason}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, _WRONG_PATH) else EXIT_FAILED
+    except ValueError as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as error:
@@ -55,8 +60,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "evaluate",
         help="score models and baselines on data sets",
         description=(
-            "Scores models side by side (DSC, NSD) on data sets in nnU-Net's raw layout, prompted by boxes of the true "
-            "masks. Writes report.md, summary.json, cases.csv and picture sheets into the report folder."
+            "Scores models side by side (DSC, NSD) on data sets of any layout that `prepare` reads, prompted by boxes "
+            "of the true masks. Writes report.md, summary.json, cases.csv and picture sheets into the report folder."
         ),
         epilog=(
             "example: dbsam-train evaluate --data /data/nnUNet_raw --model compact otsu grabcut box-ellipse "
@@ -102,8 +107,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _evaluate(options: argparse.Namespace) -> int:
     from dbsam_training.evaluate import Settings, evaluate
+    from dbsam_training.layouts import find_sources
     from dbsam_training.licences import is_open
-    from dbsam_training.nnunet import find_datasets
     from dbsam_training.report import markdown_report
     from dbsam_training.segmenters import load_segmenters
     from dbsam_training.sheet import write_sheet
@@ -117,7 +122,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.split, prompts, options.limit, options.axis, options.seed, options.sheet, options.sheet_rows
     )
     datasets = [
-        dataset for dataset in find_datasets(options.data) if options.licence != "open" or is_open(dataset.info.licence)
+        dataset for dataset in find_sources(options.data) if options.licence != "open" or is_open(dataset.info.licence)
     ]
     segmenters = load_segmenters(options.model, options.device, options.strategy, options.batch_size)
     folder: Path = options.report
@@ -136,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             logger.info(
                 "%s %s %s: DSC %.4f NSD %.4f", entry.prompt, entry.group, entry.model, entry.dsc.value, entry.nsd.value
             )
-    skipped = sum(problem.skipped for problem in evaluation.problems)
+    skipped = len({(problem.dataset, problem.case) for problem in evaluation.problems if problem.skipped})
     if skipped:
         logger.warning("%d cases were skipped, see %s.", skipped, folder / "report.md")
     if not evaluation.rows:

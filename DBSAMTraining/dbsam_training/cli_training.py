@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def overrides(options: argparse.Namespace) -> Mapping[str, Any]:
     """The settings given on the command line, by dotted name.
 
     Raises:
-        ValueError: One of them has no "=".
+        ValueError: One of them has no "=", or a value that cannot be read.
     """
     import yaml
 
@@ -155,7 +156,10 @@ def overrides(options: argparse.Namespace) -> Mapping[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as run.steps=500, not {text!r}.")
-        found[name] = value if name == "run.devices" else yaml.safe_load(value)
+        try:
+            found[name] = value if name == "run.devices" else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}: {value!r} is not valid YAML: {str(error).splitlines()[0]}.") from error
     if options.licence:
         found["data.licence"] = options.licence
     return found
@@ -169,13 +173,20 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fill(options: argparse.Namespace, store: Path, data: Any, workers: Workers | None = None) -> None:
+def _fill(
+    options: argparse.Namespace, store: Path, data: Any, workers: Workers | None = None, run: Path | None = None
+) -> None:
+    """Prepare a store; that of a run which has begun is only completed."""
     from dbsam.terminal import ProgressBar
     from dbsam_training.layouts import find_sources
     from dbsam_training.prepare import prepare
     from dbsam_training.tasks import load_tasks
 
     sources, tasks = find_sources(options.data), load_tasks(options.tasks)
+    if run is not None:
+        from dbsam_training.run_checks import check_own_store
+
+        check_own_store(run, store, sources, data, tasks)
     with ProgressBar("preparing") as bar:
         report = prepare(sources, store, data, options.skip_bad, tasks, bar, workers)
     if report.faults:
@@ -205,7 +216,8 @@ def _fit(options: argparse.Namespace) -> int:
     from dbsam.checkpoint_info import CheckpointError
     from dbsam_training.failures import TrainingError
     from dbsam_training.fit import fit
-    from dbsam_training.processes import launch
+    from dbsam_training.locks import sole_use
+    from dbsam_training.processes import is_first_process, launch
     from dbsam_training.recipes import load_recipe
     from dbsam_training.resume import StateError
 
@@ -213,17 +225,18 @@ def _fit(options: argparse.Namespace) -> int:
         raise ValueError("Give --store (from dbsam-train prepare) or --data.")
     recipe = load_recipe(options.config, overrides(options))
     stores: list[Path] = list(options.store or [])
-    fabric = launch(recipe.run)
-    if options.data:
-        stores.append(options.output / "store")
-        if fabric.is_global_zero:
-            _fill(options, stores[-1], recipe.data)
-        fabric.barrier()
-    try:
-        fit(recipe, stores, options.output, fabric)
-    except (TrainingError, StateError, CheckpointError) as error:
-        logger.error("%s", error)
-        return 1
+    with sole_use(options.output) if is_first_process() else nullcontext():
+        fabric = launch(recipe.run)
+        if options.data:
+            stores.append(options.output / "store")
+            if fabric.is_global_zero:
+                _fill(options, stores[-1], recipe.data, run=options.output)
+            fabric.barrier()
+        try:
+            fit(recipe, stores, options.output, fabric)
+        except (TrainingError, StateError, CheckpointError) as error:
+            logger.error("%s", error)
+            return 1
     return 0
 
 

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.folder_source import FolderSource
+from dbsam_training.folder_source import Contents, FolderSource
 from dbsam_training.images import LPS_TO_RAS
 from dbsam_training.strict import SettingError
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+_Masks = list[tuple[str, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The files of a case: its image's slices, and what was drawn on them."""
+
+    slices: tuple[Path, ...]
+    drawn: tuple[Path, ...]
+    patient: str
 
 
 class DicomFolder(FolderSource):
     """One folder a case: the files of one image series, and one SEG or RTSTRUCT that was drawn on it.
 
-    The names of segments and ROIs are the structures; where they overlap, the later one of the file wins.
+    The names of segments and ROIs are the structures; a voxel may belong to several of them. Cases of one PatientID
+    stay on one side of a split.
 
     Raises:
         SettingError: highdicom or rt-utils is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._titles: dict[Path, list[str]] = {}
-        for case in sorted(path for path in folder.iterdir() if path.is_dir()):
-            self._titles[case] = _structure_names(case)
-        self._names = sorted({name for names in self._titles.values() for name in names})
-        super().__init__(folder, self._names)
+        found = {case.name: _series(case) for case in sorted(folder.iterdir()) if case.is_dir()}
+        self._series = {name: series for name, series in found.items() if series.slices or series.drawn}
+        names = {name for series in self._series.values() for path in series.drawn for name in _structure_names(path)}
+        super().__init__(folder, sorted(names))
 
     @staticmethod
     def recognises(folder: Path) -> bool:
@@ -37,28 +49,60 @@ class DicomFolder(FolderSource):
         return any(any(map(_is_dicom, case.iterdir())) for case in folder.iterdir() if case.is_dir())
 
     def _find_cases(self) -> dict[str, tuple[Path, ...]]:
-        return {case.name: (case,) for case, names in self._titles.items() if names}
+        return {name: (*series.slices, *series.drawn) for name, series in self._series.items()}
 
-    def _read(
-        self, paths: tuple[Path, ...]
-    ) -> tuple[NDArray[np.generic], NDArray[np.integer], NDArray[np.float64] | None]:
+    def _patients(self) -> Mapping[str, str]:
+        return {name: self._series[name].patient or name for name in self._cases}
+
+    def _read(self, paths: tuple[Path, ...]) -> Contents:
         import highdicom
         from pydicom import dcmread
 
-        drawn, slices = _split_files(paths[0])
+        series = self._series[paths[0].parent.name]
+        if len(series.drawn) != 1:
+            shown = ": " + ", ".join(path.name for path in series.drawn) if series.drawn else ""
+            raise ValueError(f"the folder holds {len(series.drawn)} SEG or RTSTRUCT files instead of one{shown}")
+        [drawn], slices = series.drawn, list(series.slices)
+        if not slices:
+            raise ValueError("the folder holds no image series")
         image = highdicom.get_volume_from_series([dcmread(path) for path in slices], dtype=np.float32)
-        labels = np.zeros(image.spatial_shape, np.int32)
-        ids = {name: ids[0] for name, ids in self.info.structures}
-        for name, mask in _segments(drawn, image) if _modality(drawn) == "SEG" else _contours(drawn, slices, image):
-            if name not in ids:
-                raise ValueError(f"the structure {name!r} is not in the labels of dataset.json")
-            labels[mask] = ids[name]
+        masks = _segments(drawn, image) if _facts(drawn)[0] == "SEG" else _contours(drawn, slices, image)
+        known = [name for name, _ in self.info.structures]
+        if unknown := [name for name, _ in masks if name not in known]:
+            raise ValueError(f"the structure {unknown[0]!r} is not in the labels of dataset.json")
+        labels, regions = overlaid(masks, image.spatial_shape)
         affine = image.affine  # from (slice, row, column) to LPS
         ijk_to_lps = np.column_stack([affine[:, 2], affine[:, 1], affine[:, 0], affine[:, 3]])
-        return image.array, labels, LPS_TO_RAS @ ijk_to_lps
+        ordered = tuple((name, regions[name]) for name in known if regions.get(name))
+        return Contents(image.array, labels, LPS_TO_RAS @ ijk_to_lps, ordered)
 
 
-def _segments(path: Path, image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
+def overlaid(
+    masks: Iterable[tuple[str, NDArray[np.bool_]]], shape_KJI: tuple[int, ...]
+) -> tuple[NDArray[np.int32], dict[str, tuple[int, ...]]]:
+    """One label map of masks that may overlap, with an id for each combination of structures that occurs.
+
+    Returns:
+        Label ids (K,J,I), and the ids whose union each structure is.
+    """
+    labels = np.zeros(shape_KJI, np.int32)
+    members: list[tuple[str, ...]] = [()]
+    for name, mask in masks:
+        new_ids = np.arange(len(members), dtype=np.int32)
+        for below in np.unique(labels[mask]).tolist():
+            combined = tuple(sorted({*members[below], name}))
+            if combined not in members:
+                members.append(combined)
+            new_ids[below] = members.index(combined)
+        labels[mask] = new_ids[labels[mask]]
+    present = set(np.unique(labels).tolist())
+    names = dict.fromkeys(name for combined in members for name in combined)
+    return labels, {
+        name: tuple(i for i, combined in enumerate(members) if name in combined and i in present) for name in names
+    }
+
+
+def _segments(path: Path, image: Any) -> _Masks:
     import highdicom
 
     seg = highdicom.seg.segread(path)
@@ -69,7 +113,7 @@ def _segments(path: Path, image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
     return found
 
 
-def _contours(path: Path, slices: list[Path], image: Any) -> list[tuple[str, NDArray[np.bool_]]]:
+def _contours(path: Path, slices: list[Path], image: Any) -> _Masks:
     from pydicom import dcmread
     from rt_utils import RTStruct
 
@@ -81,35 +125,45 @@ def _contours(path: Path, slices: list[Path], image: Any) -> list[tuple[str, NDA
     drawing = RTStruct(headers, dcmread(path))
     return [
         (name, np.moveaxis(drawing.get_roi_mask_by_name(name), 2, 0)[:, :rows, :columns])
-        for name in drawing.get_roi_names()
+        for name in _drawn_rois(drawing.ds)
     ]
 
 
-def _structure_names(case: Path) -> list[str]:
+def _structure_names(path: Path) -> list[str]:
+    from pydicom import dcmread
+
+    header = dcmread(path, stop_before_pixels=True)
+    if header.Modality == "SEG":
+        return [str(segment.SegmentLabel) for segment in header.SegmentSequence]
+    return _drawn_rois(header)
+
+
+def _drawn_rois(header: Any) -> list[str]:
+    """Names of the ROIs that have contours; some, such as those of a couch or an isocentre, are a name alone."""
+    drawn = {int(roi.ReferencedROINumber) for roi in header.get("ROIContourSequence", ()) if _has_area(roi)}
+    return [str(roi.ROIName) for roi in header.StructureSetROISequence if int(roi.ROINumber) in drawn]
+
+
+def _has_area(roi: Any) -> bool:
+    contours = roi.get("ContourSequence") or ()
+    return any(contour.get("ContourGeometricType", "CLOSED_PLANAR") == "CLOSED_PLANAR" for contour in contours)
+
+
+def _series(case: Path) -> _Series:
+    facts = {path: _facts(path) for path in sorted(case.iterdir()) if _is_dicom(path)}
+    drawn = tuple(path for path, (modality, _) in facts.items() if modality in ("SEG", "RTSTRUCT"))
+    patients = sorted({patient for _, patient in facts.values() if patient})
+    return _Series(tuple(path for path in facts if path not in drawn), drawn, patients[0] if patients else "")
+
+
+def _facts(path: Path) -> tuple[str, str]:
+    """Modality and PatientID of a file."""
     try:
         from pydicom import dcmread
     except ImportError as error:
         raise SettingError("Reading DICOM needs highdicom and rt-utils: pip install 'dbsam[dicom]'.") from error
-    drawn = [path for path in case.iterdir() if _is_dicom(path) and _modality(path) in ("SEG", "RTSTRUCT")]
-    if len(drawn) != 1:
-        return []
-    header = dcmread(drawn[0], stop_before_pixels=True)
-    if header.Modality == "SEG":
-        return [str(segment.SegmentLabel) for segment in header.SegmentSequence]
-    return [str(roi.ROIName) for roi in header.StructureSetROISequence]
-
-
-def _split_files(case: Path) -> tuple[Path, list[Path]]:
-    """The file of the structures, and those of the image's slices."""
-    files = [path for path in sorted(case.iterdir()) if _is_dicom(path)]
-    drawn = [path for path in files if _modality(path) in ("SEG", "RTSTRUCT")]
-    return drawn[0], [path for path in files if path not in drawn]
-
-
-def _modality(path: Path) -> str:
-    from pydicom import dcmread
-
-    return str(dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality", ""))
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "PatientID"])
+    return str(header.get("Modality", "")), str(header.get("PatientID", "") or "").strip()
 
 
 def _is_dicom(path: Path) -> bool:

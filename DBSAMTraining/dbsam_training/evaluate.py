@@ -1,4 +1,4 @@
-"""Models and baselines side by side on data sets in nnU-Net's raw layout, with box prompts made from the true masks."""
+"""Models and baselines side by side on data sets, with box prompts made from the true masks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ import numpy as np
 from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
 from dbsam.image import Volume
 from dbsam.intensity import IntensityWindow, resolve_intensity
+from dbsam_training.dataset_info import DatasetInfo
 from dbsam_training.examples import KEEPERS, Example, ExampleKeeper
 from dbsam_training.metrics import score_masks
-from dbsam_training.nnunet import Case, CaseError, DatasetInfo, RawDataset, Structure
+from dbsam_training.nnunet import Case, CaseError, Structure
 from dbsam_training.prompts import BoolArray, FloatArray, paper_boxes, roi_box, slice_stack
+from dbsam_training.sources import Source, check_names, ignored_voxels
 from dbsam_training.statistics import Row
 
 logger = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class Evaluation:
 
 
 def evaluate(
-    datasets: Sequence[RawDataset], segmenters: Sequence[Segmenter], settings: Settings, rows_path: Path | None = None
+    datasets: Sequence[Source], segmenters: Sequence[Segmenter], settings: Settings, rows_path: Path | None = None
 ) -> Evaluation:
     """Evaluates models on data sets.
 
@@ -111,17 +113,22 @@ def evaluate(
         rows_path: CSV file that grows with every case.
 
     Raises:
-        ValueError: two models share a name, or a data set has no such split.
+        ValueError: two models or two data sets share a name, or a data set has no such split.
     """
     names = [segmenter.name for segmenter in segmenters]
     if len(set(names)) != len(names):
         raise ValueError(f"Models must have different names, not {names}.")
+    check_names(datasets)
     result = Evaluation(settings, names, seconds=dict.fromkeys(names, 0.0))
     splits = [(dataset, dataset.list_cases(settings.split)[: settings.limit]) for dataset in datasets]
     with _row_writer(rows_path) as writer:
         for dataset, cases in splits:
             started, before = time.monotonic(), len(result.rows)
             result.datasets[dataset.info.name] = dataset.info
+            if not cases:
+                logger.warning(
+                    "%s has no case in the split %s: --split all takes every case.", dataset.info.name, settings.split
+                )
             for case_name in cases:
                 new_rows = _evaluate_case(dataset, case_name, segmenters, result)
                 result.rows.extend(new_rows)
@@ -136,9 +143,7 @@ def evaluate(
     return result
 
 
-def _evaluate_case(
-    dataset: RawDataset, case_name: str, segmenters: Sequence[Segmenter], result: Evaluation
-) -> list[Row]:
+def _evaluate_case(dataset: Source, case_name: str, segmenters: Sequence[Segmenter], result: Evaluation) -> list[Row]:
     name = dataset.info.name
     try:
         case = dataset.read_case(case_name)
@@ -204,8 +209,10 @@ class _PromptedGroup:
         return segmenter.segment_rois(self._volume, self._axis, self._rois)
 
     def score(self, model: str, masks: Sequence[BoolArray]) -> Iterator[Row]:
+        ignored = ignored_voxels(self._info, self._case)
         for structure, mask in zip(self._structures, masks, strict=True):
-            scores = score_masks(structure.mask_KJI, mask, self._case.spacing_ijk_mm)
+            found = mask if ignored is None else mask & ~ignored
+            scores = score_masks(structure.mask_KJI, found, self._case.spacing_ijk_mm)
             yield Row(
                 dataset=self._info.name,
                 case=self._case.name,

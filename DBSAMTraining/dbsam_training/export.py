@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from dbsam.modeling.dbsam import DBSAM
 from dbsam_training.fit import recipe_of
 from dbsam_training.model_card import model_card
 from dbsam_training.recipes import Recipe
-from dbsam_training.resume import StateError, read_state
+from dbsam_training.resume import LAST, StateError, read_state
 from dbsam_training.starting import base_file, base_reference, start_model
 from dbsam_training.strict import SettingError
+
+logger = logging.getLogger(__name__)
 
 NO_LICENCE = "not stated"
 
@@ -71,7 +74,11 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
         raise SettingError(f"The output must end in .safetensors, not {output.name!r}.")
     recipe = recipe_of(run_folder)
     run = _read_json(run_folder / "run.json")
-    state = read_state(run_folder / f"{options.state}.pt")
+    chosen = options.state
+    if not (run_folder / f"{chosen}.pt").is_file() and (run_folder / LAST).is_file():
+        logger.warning("%s has no state %r: its last one is exported.", run_folder, chosen)
+        chosen = "last"
+    state = read_state(run_folder / f"{chosen}.pt")
     model = _model_of(run, state, recipe.model.base, build_model(recipe.model.config), run_folder)
     if options.blend != 1:
         _blend(model, recipe, options.blend)

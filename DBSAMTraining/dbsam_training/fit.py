@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,9 +38,10 @@ from dbsam_training.pictures import write_learning_curve, write_overlays
 from dbsam_training.processes import launch
 from dbsam_training.recipes import Recipe, recipe_from
 from dbsam_training.resume import BEST, LAST, CsvLog, StateError, changed_settings, read_log, read_state, write_state
+from dbsam_training.run_checks import open_stores
 from dbsam_training.sampling import Sampler, dropout_seed, learning_rate_at, total_steps
 from dbsam_training.starting import kept_weights, provenance, start_model
-from dbsam_training.store import TrainingStore, write_json
+from dbsam_training.store import write_json
 from dbsam_training.strict import SettingError
 from dbsam_training.validation import Validation, choose_samples, validate, validation_prompts
 
@@ -78,7 +79,7 @@ class Trainer:
         self.recipe, self.folder = recipe, folder
         self.fabric = fabric or launch(recipe.run)
         folder.mkdir(parents=True, exist_ok=True)
-        self.store = TrainingStore(stores)
+        self.store = open_stores(stores, recipe)
         self.sampler = Sampler(self.store, recipe.data, recipe.run.batch_size, recipe.run.seed)
         self.steps = total_steps(recipe.run, self.sampler.steps_per_epoch)
         self.validate_every = recipe.run.validate_every or self.sampler.steps_per_epoch
@@ -105,9 +106,8 @@ class Trainer:
         self.model = self.model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(self.model, options, fabric.device if graphed else None)
         compiled = recipe.run.compiled and fabric.device.type == "cuda"
-        network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
-        self._network = network
-        self.module, self.optimizer = fabric.setup(network, optimizer)
+        self._network: nn.Module = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
+        self.module, self.optimizer = fabric.setup(self._network, optimizer)
         self._graphed: Callable[[Tensor, Tensor], Figures] | None = None
         if graphed:
             self._graphed = GraphedStep(self._whole_step, recipe.run.batch_size, fabric.device)
@@ -246,13 +246,13 @@ class Trainer:
             self._exported, self._forward, self.store, read, self.chosen, self.recipe, rank, world
         )
         self._train_mode()
-        if result is None:
+        if result is None:  # no sample
+            self._save(BEST)
             return None
         if logs:
             logs[1].add({"step": self.step, **result.means})
             logs[1].flush()
-            report = {"step": self.step, "means": result.means, "per_set": result.per_set}
-            write_json(self.folder / "validation.json", report)
+            write_json(self.folder / "validation.json", {"step": self.step, **asdict(result)})
             curve = read_log(self.folder / "train.csv"), read_log(self.folder / "validation.csv")
             write_learning_curve(self.folder / "learning_curve.png", *curve)
             write_overlays(self.folder / "overlays.png", examples)
@@ -274,10 +274,10 @@ class Trainer:
         text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
         (self.folder / "recipe.yaml").write_text(text, encoding="utf-8")
         columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
-        kinds = validation_prompts(self.recipe.prompts)
+        scores = ("step", "score", *validation_prompts(self.recipe.prompts))
         return (
             CsvLog(self.folder / "train.csv", columns, self.step),
-            CsvLog(self.folder / "validation.csv", ("step", "score", *kinds), self.step),
+            CsvLog(self.folder / "validation.csv", scores, self.step),
         )
 
     def _save(self, name: str) -> None:

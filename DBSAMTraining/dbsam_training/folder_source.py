@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +17,19 @@ from dbsam_training.dataset_info import DatasetInfo
 from dbsam_training.images import LPS_TO_RAS
 from dbsam_training.nnunet import Case, CaseError, Structure
 from dbsam_training.sources import structure_ids
+from dbsam_training.splits import made_split, patients_of, stated_split
 from dbsam_training.strict import SettingError
 
 MOST_UNNAMED_IDS = 255
-VALIDATION_SHARE = 5
-"""One patient in this many is for validation where no split is given."""
+
+
+class Contents(NamedTuple):
+    """Voxels (K,J,I[,3]), label ids (K,J,I), affine from IJK to RAS (None without physical size), `Case.regions`."""
+
+    voxels_KJI: NDArray[np.generic]
+    labels_KJI: NDArray[np.integer]
+    ijk_to_ras: NDArray[np.float64] | None
+    regions: tuple[tuple[str, tuple[int, ...]], ...] | None = None
 
 
 class FolderSource(ABC):
@@ -36,6 +42,7 @@ class FolderSource(ABC):
     Attributes:
         folder: The folder.
         info: What is known of the data set.
+        labels_are_named: Whether somebody says what each id is.
 
     Raises:
         SettingError: dataset.json or splits_final.json cannot be read.
@@ -43,7 +50,7 @@ class FolderSource(ABC):
 
     def __init__(self, folder: Path, structures: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.info = _read_info(folder, structures)
+        self.info, self.labels_are_named = _read_info(folder, structures)
         self._cases = dict(sorted(self._find_cases().items()))
 
     @abstractmethod
@@ -51,23 +58,35 @@ class FolderSource(ABC):
         """Names of the cases and their files."""
 
     @abstractmethod
-    def _read(
-        self, paths: tuple[Path, ...]
-    ) -> tuple[NDArray[np.generic], NDArray[np.integer], NDArray[np.float64] | None]:
-        """Voxels (K,J,I[,3]), label ids (K,J,I) and the affine from IJK to RAS, None without physical size."""
+    def _read(self, paths: tuple[Path, ...]) -> Contents:
+        """What a case's files hold."""
+
+    def _patients(self) -> Mapping[str, str]:
+        """The patient of each case."""
+        return patients_of(self._cases)
+
+    def unlabelled(self) -> list[str]:
+        """Names of images that have no label file, and so are no cases."""
+        return []
+
+    def files(self, name: str) -> list[Path]:
+        """The files of a case; none if there is no such case."""
+        return list(self._cases.get(name, ()))
 
     def list_cases(self, split: str = "all", fold: int = 0) -> list[str]:
-        """Names of the cases of "train", "val" or "all"."""
+        """Names of the cases of "train", "val" or "all".
+
+        Raises:
+            SettingError: There is no such split, or splits_final.json has a case in both.
+        """
         if split == "all":
             return list(self._cases)
         path = self.folder / "splits_final.json"
         if path.is_file():
-            content: Any = _read_json(path)
-            try:
-                return [str(name) for name in (content[fold] if isinstance(content, list) else content)[split]]
-            except (KeyError, IndexError, TypeError) as error:
-                raise SettingError(f"{path} has no split {split!r} in fold {fold}.") from error
-        return [name for name in self._cases if is_for_validation(patient_of(name)) == (split == "val")]
+            return stated_split(_read_json(path), path, split, fold)
+        if split not in ("train", "val"):
+            raise SettingError(f"{self.folder} has no split {split!r}: use train, val or all.")
+        return made_split(self._patients(), split)
 
     def read_case(self, name: str) -> Case:
         """One case.
@@ -78,7 +97,7 @@ class FolderSource(ABC):
         if name not in self._cases:
             raise CaseError(name, f"there is no such case in {self.folder}")
         try:
-            voxels, labels, ijk_to_ras = self._read(self._cases[name])
+            voxels, labels, ijk_to_ras, regions = self._read(self._cases[name])
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, EOFError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise CaseError(name, f"unreadable: {lines[-1].strip()}") from error
@@ -88,23 +107,13 @@ class FolderSource(ABC):
         k, j, i = labels.shape
         geometry = ImageGeometry(affine, (i, j, k))
         spacing = None if ijk_to_ras is None else geometry.spacing_mm
-        return Case(name, voxels, geometry, labels, spacing, 2 if k == 1 else 3)
+        return Case(name, voxels, geometry, labels, spacing, 2 if k == 1 else 3, regions=regions)
 
     def structures(self, case: Case) -> Iterator[Structure]:
         """The objects of a case."""
-        for name, ids in structure_ids(self.info, case.labels_KJI):
+        for name, ids in structure_ids(self.info, case):
             title = f"{name} #{ids[0]}" if self.info.instances else name
             yield Structure(title, name, np.isin(case.labels_KJI, ids))
-
-
-def patient_of(case: str) -> str:
-    """The name of a case without the number of its slice: slices of one patient stay on one side of a split."""
-    return re.sub(r"[-_]\d+$", "", case)
-
-
-def is_for_validation(patient: str) -> bool:
-    """Where a patient goes if no split is given; the same on every computer."""
-    return zlib.crc32(patient.encode()) % VALIDATION_SHARE == 0
 
 
 def lps_affine(spacing_xyz: Sequence[float]) -> NDArray[np.float64]:
@@ -112,7 +121,7 @@ def lps_affine(spacing_xyz: Sequence[float]) -> NDArray[np.float64]:
     return LPS_TO_RAS @ np.diag([*spacing_xyz, 1.0])
 
 
-def _read_info(folder: Path, structures: Sequence[str]) -> DatasetInfo:
+def _read_info(folder: Path, structures: Sequence[str]) -> tuple[DatasetInfo, bool]:
     path = folder / "dataset.json"
     content = _read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
@@ -122,7 +131,9 @@ def _read_info(folder: Path, structures: Sequence[str]) -> DatasetInfo:
         names = list(structures) or [f"label {i}" for i in range(1, MOST_UNNAMED_IDS + 1)]
         content = {**content, "labels": {name: number + 1 for number, name in enumerate(names)}}
     info = DatasetInfo.from_json(content, folder.resolve().name)
-    return info if content.get("modality") else replace(info, modality="unknown")
+    if not content.get("modality"):
+        info = replace(info, modality="unknown")
+    return info, named or bool(structures)
 
 
 def _read_json(path: Path) -> object:

@@ -147,6 +147,14 @@ def _read_with_simpleitk(path: Path) -> ImageFile:
     return ImageFile(array, LPS_TO_RAS @ affine, spacing_known, (along_i, along_j, along_k), non_finite)
 
 
+def same_grid(one: NDArray[np.float64], other: NDArray[np.float64], shape_KJI: Sequence[int]) -> bool:
+    """Whether two affines from IJK put the corners of a grid at the same places, to a tenth of the smallest voxel."""
+    k, j, i = (size - 1 for size in shape_KJI[:3])
+    corners = np.array([(a, b, c, 1) for a in (0, i) for b in (0, j) for c in (0, k)], float).T
+    apart = np.linalg.norm(((one - other) @ corners)[:3], axis=0).max()
+    return bool(apart <= 0.1 * np.linalg.norm(one[:3, :3], axis=0).min())
+
+
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.folder_source import FolderSource, lps_affine
-
-_Read = tuple[NDArray[np.generic], NDArray[np.integer], NDArray[np.float64] | None]
+from dbsam_training.folder_source import Contents, FolderSource, lps_affine
 
 
 class MedSamNpz(FolderSource):
@@ -26,14 +24,14 @@ class MedSamNpz(FolderSource):
     def _find_cases(self) -> dict[str, tuple[Path, ...]]:
         return {path.stem: (path,) for path in self.folder.glob("*.npz")}
 
-    def _read(self, paths: tuple[Path, ...]) -> _Read:
+    def _read(self, paths: tuple[Path, ...]) -> Contents:
         with np.load(paths[0], allow_pickle=False) as file:
             if "imgs" in file:
                 images, labels = file["imgs"], file["gts"]
                 affine = lps_affine(file["spacing"].tolist()) if "spacing" in file else None
-                return images, _whole(labels), affine
+                return Contents(images, _whole(labels), affine)
             if "img" in file:
-                return file["img"][np.newaxis], _whole(file["gt"])[np.newaxis], None
+                return Contents(file["img"][np.newaxis], _whole(file["gt"])[np.newaxis], None)
             raise ValueError(f"{paths[0].name} holds {sorted(file)}, not imgs and gts, or img and gt")
 
 
@@ -50,16 +48,25 @@ class MedSamNpy(FolderSource):
         """Whether the folder has this layout."""
         return any((folder / a).is_dir() and any((folder / b).glob("*.npy")) for a, b in cls.NAMES)
 
-    def _find_cases(self) -> dict[str, tuple[Path, ...]]:
+    @property
+    def _folders(self) -> tuple[Path, Path]:
         images, labels = next((a, b) for a, b in self.NAMES if (self.folder / a).is_dir())
-        return {path.stem: (self.folder / images / path.name, path) for path in (self.folder / labels).glob("*.npy")}
+        return self.folder / images, self.folder / labels
 
-    def _read(self, paths: tuple[Path, ...]) -> _Read:
+    def _find_cases(self) -> dict[str, tuple[Path, ...]]:
+        images, labels = self._folders
+        return {path.stem: (images / path.name, path) for path in labels.glob("*.npy")}
+
+    def unlabelled(self) -> list[str]:
+        """Names of images without a file of the same name among the labels."""
+        return sorted({path.stem for path in self._folders[0].glob("*.npy")} - self._cases.keys())
+
+    def _read(self, paths: tuple[Path, ...]) -> Contents:
         image = np.load(paths[0], allow_pickle=False)
         labels = np.load(paths[1], allow_pickle=False)
         if np.issubdtype(image.dtype, np.floating) and image.size and image.min() >= 0 and image.max() <= 1:
             image = np.rint(image * 255).astype(np.uint8)
-        return image[np.newaxis], _whole(labels)[np.newaxis], None
+        return Contents(image[np.newaxis], _whole(labels)[np.newaxis], None)
 
 
 def _whole(labels: NDArray[np.generic]) -> NDArray[np.integer]:

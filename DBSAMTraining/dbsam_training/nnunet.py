@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from numpy.typing import NDArray
 
 from dbsam.geometry import ImageGeometry
 from dbsam_training.dataset_info import DatasetInfo
-from dbsam_training.images import ImageFile, read_image, read_labels
+from dbsam_training.images import ImageFile, read_image, read_labels, same_grid
+from dbsam_training.splits import made_split, patients_of, stated_split
+from dbsam_training.strict import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class Case:
         dimension: 2 or 3.
         problems: in words, what is suspicious but doesn't prevent use: unknown ids, no label at all, NaN voxels,
             another affine.
+        faults: those of the problems for which training refuses the case, though its arrays look sound.
+        regions: (structure, ids whose union it is) of this case, where the ids are its own; else DatasetInfo tells.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Case:
     spacing_ijk_mm: tuple[float, float, float] | None
     dimension: int
     problems: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    regions: tuple[tuple[str, tuple[int, ...]], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,31 +110,51 @@ class RawDataset:
             )
         self.info = DatasetInfo.from_json(content, self.folder.resolve().name)
         self._explicit_files: dict[str, Any] = content.get("dataset") or {}
+        names = self.info.channel_names
+        if len(names) > 1 and not self._is_rgb:
+            logger.warning(
+                "%s has %d channels (%s), of which channel %d alone is used.",
+                self.info.name, len(names), ", ".join(names), channel,
+            )  # fmt: skip
 
     def list_cases(self, split: str = "all", fold: int = 0) -> list[str]:
         """Names of the cases of a split.
 
         Args:
             split: "train", "val", "test" (the folders ending in Ts) or "all" (everything in labelsTr). Without
-                splits_final.json every case belongs to "train" and to "val".
+                splits_final.json a fifth of the patients belongs to "val".
             fold: of splits_final.json.
 
         Raises:
-            ValueError: unknown split, or splits_final.json has no such fold.
+            ValueError: unknown split, splits_final.json has no such fold or a case twice, or no label file has the
+                ending that dataset.json states.
         """
         if split not in (*SPLITS_WITH_FOLD, "test", "all"):
             raise ValueError(f"Unknown split {split!r}: use train, val, test or all.")
         if split == "test":
             return sorted(self._label_files("Ts"))
-        if split == "all" or not (self.folder / "splits_final.json").exists():
-            if split != "all":
-                logger.warning("%s has no splits_final.json: every case is used as %s.", self.folder.name, split)
-            return sorted(set(self._label_files("Tr")) | set(self._explicit_files))
-        folds = self._read_json("splits_final.json")
-        folds = [folds] if isinstance(folds, dict) else folds
-        if not isinstance(folds, list) or not -len(folds) <= fold < len(folds) or split not in folds[fold]:
-            raise ValueError(f"{self.folder / 'splits_final.json'} has no split {split!r} in fold {fold}.")
-        return [str(name) for name in folds[fold][split]]
+        path = self.folder / "splits_final.json"
+        if split != "all" and path.exists():
+            return stated_split(self._read_json(path.name), path, split, fold)
+        cases = sorted(set(self._label_files("Tr")) | set(self._explicit_files))
+        return cases if split == "all" else made_split(patients_of(cases), split)
+
+    def unlabelled(self) -> list[str]:
+        """Names of the images in imagesTr that have no label file, and so are no cases."""
+        folder, cases = self.folder / "imagesTr", set(self.list_cases())
+        if self._explicit_files or not folder.is_dir():
+            return []
+        files = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        stems = {name.removesuffix(self._ending) for name in files if name.endswith(self._ending)}
+        return sorted({re.sub(r"_\d{4}$", "", stem) for stem in stems - cases} - cases)
+
+    def files(self, name: str) -> list[Path]:
+        """The files of a case; none if one is missing."""
+        try:
+            images, labels = self._files_of(name)
+        except CaseError:
+            return []
+        return [*images, labels]
 
     def read_case(self, name: str) -> Case:
         """Reads image and labels of one case.
@@ -148,13 +175,14 @@ class RawDataset:
                 f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must agree",
             )
         shape_KJI = labels.array_KJI.shape
-        problems = self._problems(image, labels.array_KJI)
-        if (
-            image.spacing_known
-            and labels.spacing_known
-            and not np.allclose(image.ijk_to_ras, labels.ijk_to_ras, atol=1e-3)
-        ):
-            problems.append("image and labels have different affines; the image's is used")
+        problems, faults = self._problems(image, labels.array_KJI), []
+        if image.non_finite:
+            faults.append(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
+        if image.spacing_known and labels.spacing_known:
+            if not same_grid(image.ijk_to_ras, labels.ijk_to_ras, shape_KJI):
+                faults.append("image and labels have different positions, directions or spacings (affines)")
+            elif not np.allclose(image.ijk_to_ras, labels.ijk_to_ras, atol=1e-3):
+                problems.append("image and labels have slightly different affines; the image's is used")
         flat = shape_KJI[0] == 1
         if self.info.dimension is not None and (self.info.dimension == 2) != flat:
             problems.append(
@@ -169,7 +197,8 @@ class RawDataset:
             labels_KJI=labels.array_KJI,
             spacing_ijk_mm=image.spacing_ijk_mm if spacing_known or not flat else None,
             dimension=2 if flat else 3,
-            problems=tuple(problems),
+            problems=(*problems, *faults),
+            faults=tuple(faults),
         )
 
     def structures(self, case: Case) -> Iterator[Structure]:
@@ -193,8 +222,6 @@ class RawDataset:
         unknown = sorted(ids - self.info.known_ids)
         if unknown and not self.info.instances:
             problems.append(f"label ids {unknown[:10]} aren't in dataset.json")
-        if image.non_finite:
-            problems.append(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
         return problems
 
     def _files_of(self, name: str) -> tuple[list[Path], Path]:
@@ -211,8 +238,7 @@ class RawDataset:
             image_paths = [path for path in self._channel_files(images, name) if path.exists()]
         if not image_paths or not label_path.exists():
             raise CaseError(name, f"no image file {name}_0000{self._ending} in {label_path.parent.parent}")
-        is_rgb = [channel[:1].upper() for channel in self.info.channel_names] == ["R", "G", "B"]
-        if len(image_paths) == 3 and is_rgb:
+        if len(image_paths) == 3 and self._is_rgb:
             return image_paths, label_path
         if self.channel >= len(image_paths):
             raise CaseError(name, f"no image channel {self.channel}, there are {len(image_paths)}")
@@ -223,6 +249,10 @@ class RawDataset:
             images / f"{name}_{channel:04d}{self._ending}" for channel in range(max(1, len(self.info.channel_names)))
         ]
         return numbered if any(path.exists() for path in numbered) else [images / f"{name}{self._ending}"]
+
+    @property
+    def _is_rgb(self) -> bool:
+        return [channel[:1].upper() for channel in self.info.channel_names] == ["R", "G", "B"]
 
     @cached_property
     def _ending(self) -> str:
@@ -241,12 +271,16 @@ class RawDataset:
     def _label_files(self, kind: str) -> dict[str, Path]:
         if kind not in self._label_file_cache:
             folder = self.folder / f"labels{kind}"
-            paths = folder.iterdir() if folder.is_dir() else ()
+            paths = sorted(folder.iterdir()) if folder.is_dir() else ()
+            visible = [path for path in paths if not path.name.startswith(".")]
             self._label_file_cache[kind] = {
-                path.name.removesuffix(self._ending): path
-                for path in paths
-                if path.name.endswith(self._ending) and not path.name.startswith(".")
+                path.name.removesuffix(self._ending): path for path in visible if path.name.endswith(self._ending)
             }
+            if visible and not self._label_file_cache[kind]:
+                raise SettingError(
+                    f"No file in {folder} ends in {self._ending!r}, which dataset.json states as `file_ending`; there "
+                    f"is, for example, {visible[0].name}: correct dataset.json."
+                )
         return self._label_file_cache[kind]
 
     @cached_property

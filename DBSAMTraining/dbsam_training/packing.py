@@ -7,6 +7,7 @@ masks and boxes do not.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -96,7 +97,11 @@ def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
         os.replace(temporary, store)
     except StoreError:
         raise
-    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError, KeyError, OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):  # no fault of the file's
+            raise
+        raise StoreError(f"{file} is no packed training store, or damaged: {error}") from error
+    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError, KeyError, ValueError) as error:
         raise StoreError(f"{file} is no packed training store, or damaged: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

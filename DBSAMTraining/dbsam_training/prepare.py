@@ -14,18 +14,23 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbsam.intensity import resolve_intensity
 from dbsam.progress import Progress
 from dbsam_training.licences import is_open
+from dbsam_training.locks import sole_use
 from dbsam_training.nnunet import Case, CaseError
+from dbsam_training.part_inputs import FOLDER as INPUTS
+from dbsam_training.part_inputs import Inputs, describe, have_changed, record_of
 from dbsam_training.patches import PatchOptions, cut_objects
+from dbsam_training.prepare_report import BrokenDataError, Fault, Report, faults_text, note_unlabelled
 from dbsam_training.recipes import DataOptions
-from dbsam_training.sources import Source, case_faults
-from dbsam_training.store import FORMAT_VERSION, Sample, TrainingStore, write_json
+from dbsam_training.sources import Source, case_faults, check_names
+from dbsam_training.store import FORMAT_VERSION, Sample, TrainingStore, read_store_facts, write_json
 from dbsam_training.store_writer import PartWriter
 from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.superpixels import cut_superpixels
@@ -39,34 +44,6 @@ logger = logging.getLogger(__name__)
 
 CASES_PER_PART = {2: 4096, 3: 64}
 """By dimension, for protocol "slices": what an interrupted run has to do again at most."""
-
-
-class BrokenDataError(ValueError):
-    """Data sets with broken cases; the message names them."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A case that cannot be used, and why."""
-
-    dataset: str
-    case: str
-    reason: str
-
-
-@dataclass
-class Report:
-    """What became of the data sets.
-
-    Attributes:
-        faults: Broken cases.
-        left_out: Data sets that were left out, with the reason.
-        samples: Samples of each data set and split.
-    """
-
-    faults: list[Fault] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    samples: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,11 +83,27 @@ def prepare(
     Raises:
         ClusterError: The workers cannot be used, or were lost.
         BrokenDataError: There are broken cases and `skip_bad` is false, or nothing is left.
+        SettingError: Two data sets have the same name, or another process writes the store.
     """
+    with sole_use(folder):
+        return _prepare(sources, folder, options, skip_bad, tasks, progress, workers)
+
+
+def _prepare(
+    sources: Sequence[Source],
+    folder: Path,
+    options: DataOptions,
+    skip_bad: bool,
+    tasks: TaskRegistry | None,
+    progress: Callable[[Progress], None] | None,
+    workers: Workers | None,
+) -> Report:
     report = Report()
     kept = [source for source in sources if _wanted(source, options, report)]
+    check_names(kept)
     parts = [part for source in kept for part in _parts(source, options, tasks, skip_bad)]
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    for name in ("parts", INPUTS):
+        (folder / name).mkdir(exist_ok=True)
     (folder / "store.json").unlink(missing_ok=True)  # while parts change, the folder is no finished store
     for leftover in (folder / "parts").glob(".*.tmp"):
         shutil.rmtree(leftover)
@@ -119,7 +112,10 @@ def prepare(
     made: dict[str, tuple[int, list[Fault]]] = {}
     with closing(ended):
         for part, finish in ended:
-            made[part.name] = finish()
+            samples, faults, inputs = finish()
+            made[part.name] = samples, faults
+            if inputs is not None:
+                write_json(record_of(folder, part.name), inputs)
             if progress:
                 progress(Progress(len(made), len(parts), part.source.info.name, None))
     for part in parts:
@@ -128,13 +124,27 @@ def prepare(
         if part.kind != SUPERPIXELS:
             counts = report.samples.setdefault(part.source.info.name, {})
             counts[part.split] = counts.get(part.split, 0) + samples
+    report.faults = list(dict.fromkeys(report.faults))
+    for source in kept:
+        note_unlabelled(source, report)
     write_json(folder / "report.json", asdict(report))
     if report.faults and not skip_bad:
-        raise BrokenDataError(_faults_text(report, folder))
+        raise BrokenDataError(faults_text(report, folder))
     if not parts:
         raise BrokenDataError(f"No data set is left: {report.left_out}")
     _finish(folder, parts, options)
     return report
+
+
+def would_change(
+    sources: Sequence[Source], folder: Path, options: DataOptions, tasks: TaskRegistry | None
+) -> list[str]:
+    """Names of the parts of a finished store that `prepare` would make anew, add or drop."""
+    kept = [source for source in sources if _wanted(source, options, Report())]
+    parts = {part.name: part for source in kept for part in _parts(source, options, tasks, False)}
+    stored = set(read_store_facts(folder)["parts"])
+    changed = {name for name in parts.keys() & stored if _part_facts(folder, parts[name], unknown_inputs=False) is None}
+    return sorted(changed | (parts.keys() ^ stored))
 
 
 def _wanted(source: Source, options: DataOptions, report: Report) -> bool:
@@ -168,36 +178,58 @@ def _parts(source: Source, options: DataOptions, tasks: TaskRegistry | None, ski
             yield _Part(name, source, split, piece, "slices", intensity, skip_bad, options)
 
 
-def _make(folder: Path, part: _Part) -> tuple[int, list[Fault]]:
-    """Write a part unless it exists as it would be written; returns its number of samples and its broken cases."""
-    key = _work_key(part)
-    target = folder / "parts" / part.name
-    if (target / "part.json").is_file():
-        facts: dict[str, Any] = json.loads((target / "part.json").read_text(encoding="utf-8"))
-        if facts["work"] == key and (part.skip_bad or not facts["faults"]):
-            return int(facts["counts"]["samples"]), [Fault(*fault) for fault in facts["faults"]]
-    shutil.rmtree(target, ignore_errors=True)
+def _part_facts(folder: Path, part: _Part, unknown_inputs: bool = True) -> dict[str, Any] | None:
+    """Content of the part.json of a part that exists as it would be written from the data as they are now."""
+    path = folder / "parts" / part.name / "part.json"
+    if not path.is_file():
+        return None
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = record_of(folder, part.name)
+    if facts["work"] != _work_key(part) or have_changed(record, part.source, part.cases, unknown_inputs):
+        return None
+    return facts
+
+
+def _make(folder: Path, part: _Part) -> tuple[int, list[Fault], Inputs | None]:
+    """Write a part unless it exists as it would be written.
+
+    Returns:
+        Its number of samples, its broken cases, and what its cases' files were, None for a part that was there.
+    """
+    facts = _part_facts(folder, part)
+    if facts is not None and (part.skip_bad or not facts["faults"]):
+        return int(facts["counts"]["samples"]), [Fault(*fault) for fault in facts["faults"]], None
+    record_of(folder, part.name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "parts" / part.name, ignore_errors=True)
+    inputs = describe(part.source, part.cases)
     faults: dict[str, str] = {}
+    sound: set[str] = set()
 
     def read(name: str) -> Case | None:
         if name in faults:
             return None
         try:
             case = part.source.read_case(name)
-            found = case_faults(part.source.info, case)
         except CaseError as error:
             faults[name] = error.reason
             return None
-        if found:
-            faults[name] = "; ".join(found)
-        return None if found else case
+        if name not in sound:
+            found = case_faults(part.source.info, case)
+            try:
+                resolve_intensity(part.intensity, case.voxels_KJI)
+            except ValueError as error:  # a blank image, or one that the rule does not fit
+                found.append(str(error))
+            if found:
+                faults[name] = "; ".join(found)
+                return None
+            sound.add(name)
+        return case
 
     info = part.source.info
     dataset = SUPERPIXELS if part.kind == SUPERPIXELS else info.name
-    facts = {"dataset": dataset, "split": part.split, "work": key}
-    writer = PartWriter(folder, part.name, facts)
+    writer = PartWriter(folder, part.name, {"dataset": dataset, "split": part.split, "work": _work_key(part)})
     try:
-        for sample in _samples(part, read, faults):
+        for sample in _samples(part, read):
             writer.add(sample)
     except BaseException:
         writer.discard()
@@ -209,21 +241,18 @@ def _make(folder: Path, part: _Part) -> tuple[int, list[Fault]]:
         logger.debug("%s, %s: %s", fault.dataset, fault.case, fault.reason)
     if found and not part.skip_bad:
         writer.discard()
-        return 0, reported
-    return writer.close({"faults": [(f.dataset, f.case, f.reason) for f in reported]}), reported
+        return 0, reported, None
+    return writer.close({"faults": [(f.dataset, f.case, f.reason) for f in reported]}), reported, inputs
 
 
-def _samples(part: _Part, read: Callable[[str], Case | None], faults: dict[str, str]) -> Iterator[Sample]:
+def _samples(part: _Part, read: Callable[[str], Case | None]) -> Iterator[Sample]:
     data, info = part.options, part.source.info
     seed = zlib.crc32(info.name.encode())  # the choice in one data set does not depend on the others
     if part.kind == "slices":
         for name in part.cases:
             case = read(name)
             if case is not None:
-                try:
-                    yield from cut_slices(info, case, part.intensity)
-                except ValueError as error:  # the intensity rule does not fit
-                    faults[name] = str(error)
+                yield from cut_slices(info, case, part.intensity)
         return
     most = data.train_per_dataset if part.split == "train" else data.val_per_dataset
     options = PatchOptions(most=most, intensity=part.intensity, neighbours=data.neighbours, seed=seed)
@@ -287,15 +316,3 @@ def _finish(folder: Path, parts: Sequence[_Part], options: DataOptions) -> None:
         "%s holds %d training and %d validation samples of %d data sets.",
         folder, len(store.indices("train")), len(store.indices("val")), len(datasets),
     )  # fmt: skip
-
-
-def _faults_text(report: Report, folder: Path) -> str:
-    shown = [f"{fault.dataset}, case {fault.case}: {fault.reason}" for fault in report.faults[:20]]
-    rest = len(report.faults) - len(shown)
-    if rest:
-        shown.append(f"and {rest} more")
-    return (
-        f"{len(report.faults)} cases are broken:\n  "
-        + "\n  ".join(shown)
-        + f"\nMend them, or leave them out with --skip-bad. The whole list is in {folder / 'report.json'}."
-    )

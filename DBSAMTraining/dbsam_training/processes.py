@@ -57,6 +57,12 @@ def launch(run: RunOptions) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of a run on any number of devices and computers, before `launch`."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") in ("", "0") for rank in ranks)
+
+
 @lru_cache(1)
 def bfloat16_pays() -> bool:
     """Whether this CPU multiplies matrices in bfloat16 as fast as in float32; some take a hundred times longer.

@@ -15,6 +15,7 @@ from dbsam.geometry import ImageGeometry
 from dbsam_training.images import LPS_TO_RAS
 
 LEAST_CASES_TO_SPLIT = 3
+"""Of fewer, all are needed for training, and none is for validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class RawCase:
 
 
 def write_raw_dataset(folder: Path, cases: Iterable[RawCase], structures: Sequence[str], **facts: Any) -> list[str]:
-    """Write a data set; the last case is for validation, or all are where there are fewer than three.
+    """Write a data set; the last case is for validation, or none where there are fewer than three.
 
     Args:
         folder: The data set's folder, made if needed.
@@ -66,8 +67,9 @@ def write_raw_dataset(folder: Path, cases: Iterable[RawCase], structures: Sequen
         raise ValueError("There is no case to write.")
     labels = {"background": 0, **{name: number + 1 for number, name in enumerate(structures)}}
     described = {"labels": labels, "channel_names": {"0": "image"}, "file_ending": ".nrrd", "numTraining": len(names)}
-    held = names[-1:] if len(names) >= LEAST_CASES_TO_SPLIT else names
-    train = names[:-1] if len(names) >= LEAST_CASES_TO_SPLIT else names
+    count = len(names) - (len(names) >= LEAST_CASES_TO_SPLIT)
     (folder / "dataset.json").write_text(json.dumps(described | facts, indent=1), encoding="utf-8")
-    (folder / "splits_final.json").write_text(json.dumps([{"train": train, "val": held}], indent=1), encoding="utf-8")
+    (folder / "splits_final.json").write_text(
+        json.dumps([{"train": names[:count], "val": names[count:]}], indent=1), encoding="utf-8"
+    )
     return names

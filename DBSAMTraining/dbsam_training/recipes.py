@@ -5,6 +5,7 @@ A recipe may start from another one by `extends: NAME`; mappings are merged, eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, Literal
 
 import yaml
 
+from dbsam.intensity import RULE_NAMES
 from dbsam.modeling.config import DBSAMConfig, named_config
 from dbsam_training.resources import resource_folder
 from dbsam_training.run_options import RunOptions
-from dbsam_training.strict import SettingError, closest, read_settings
+from dbsam_training.strict import SettingError, closest, read_settings, require_range
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,18 @@ class DataOptions:
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.intensity not in RULE_NAMES:
+            raise SettingError(f"data.intensity is {self.intensity!r}{closest(self.intensity, RULE_NAMES)}.")
+        counts = ("train_per_dataset", "val_per_dataset", "superpixels_per_slice")
+        for name, count in {name: getattr(self, name) for name in counts}.items():
+            if count < 0:
+                raise SettingError(f"data.{name} must be 0 or more, not {count}.")
+        if min(self.superpixel_slices) < 0:
+            raise SettingError(f"data.superpixel_slices must be 0 or more, not {list(self.superpixel_slices)}.")
+        require_range("data.balance", self.balance)
         factors = {f"dataset_weights: {name}": factor for name, factor in self.dataset_weights.items()}
         for name, factor in (factors | {"ill_posed_weight": self.ill_posed_weight}).items():
-            if not factor >= 0:
+            if not 0 <= factor < math.inf:
                 raise SettingError(f"data.{name} is {factor!r}; give a factor of 0 or more.")
 
 
@@ -185,6 +196,14 @@ class OptimizerOptions:
     power: float = 0.9
     clip_norm: float = 1.0
     ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "warm_up_epochs", "warm_up_steps", "warm_up_from", "power"):
+            require_range(f"optimizer.{name}", getattr(self, name))
+        require_range("optimizer.clip_norm", self.clip_norm)
+        require_range("optimizer.ema", self.ema, below=1.0)
+        for beta in self.betas:
+            require_range("optimizer.betas", beta, below=1.0)
 
 
 @dataclass(frozen=True)

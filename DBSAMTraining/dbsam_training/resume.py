@@ -69,11 +69,14 @@ class CsvLog:
         self.path, self._columns = path, list(columns)
         kept = [row for row in read_log(path) if row["step"] <= last_step]
         temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, "step": int(row["step"])} for row in kept)
-        os.replace(temporary, path)
+        try:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows({**row, "step": int(row["step"])} for row in kept)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self._columns, restval="", lineterminator="\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,9 +61,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise SettingError("run: give either 'epochs' or 'steps'.")
-        for name in ("batch_size", "accumulate", "nodes", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"run.{name} must be at least 1, not {getattr(self, name)}.")
+        least = dict.fromkeys(("batch_size", "accumulate", "nodes", "checkpoint_every", "steps"), 1)
+        least |= dict.fromkeys(("seed", "workers", "validate_every", "validate_per_dataset"), 0)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise SettingError(f"run.{name} must be at least {bound}, not {value}.")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise SettingError(f"run.epochs must be above 0 and finite, not {self.epochs!r}.")
         if self.resident and self.workers:
             raise SettingError(f"run.workers must be 0 with run.resident, not {self.workers}: nothing is to be read.")
         if self.graphed and (not self.resident or self.accumulate > 1 or self.precision == "16-mixed"):

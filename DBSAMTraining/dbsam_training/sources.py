@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dbsam_training.dataset_info import DatasetInfo
 from dbsam_training.nnunet import Case, Structure
+from dbsam_training.strict import SettingError
 
 
 class Source(Protocol):
@@ -28,6 +29,14 @@ class Source(Protocol):
         """Names of the cases of "train" or "val"."""
         ...
 
+    def unlabelled(self) -> list[str]:
+        """Names of images that have no label file, and so are no cases."""
+        ...
+
+    def files(self, name: str) -> list[Path]:
+        """The files of a case; none if one is missing."""
+        ...
+
     def read_case(self, name: str) -> Case:
         """One case.
 
@@ -41,9 +50,26 @@ class Source(Protocol):
         ...
 
 
-def structure_ids(info: DatasetInfo, labels_KJI: NDArray[np.integer]) -> list[tuple[str, tuple[int, ...]]]:
-    """The objects of a label map as (class name, ids), without their masks: of a large volume few fit into memory."""
-    present = set(np.unique(labels_KJI).tolist()) - {0} - set(info.ignore_ids)
+def check_names(sources: Iterable[Source]) -> None:
+    """Refuse data sets that could not be told apart afterwards.
+
+    Raises:
+        SettingError: Two have the same name.
+    """
+    seen: dict[str, Source] = {}
+    for source in sources:
+        other = seen.setdefault(source.info.name, source)
+        if other is not source:
+            raise SettingError(
+                f"{other.folder} and {source.folder} are both called {source.info.name}: rename one of the folders."
+            )
+
+
+def structure_ids(info: DatasetInfo, case: Case) -> list[tuple[str, tuple[int, ...]]]:
+    """The objects of a case as (class name, ids), without their masks: of a large volume few fit into memory."""
+    if case.regions is not None:
+        return list(case.regions)
+    present = set(np.unique(case.labels_KJI).tolist()) - {0} - set(info.ignore_ids)
     if info.instances:
         name = info.structures[0][0] if len(info.structures) == 1 else "object"
         return [(name, (i,)) for i in sorted(present)]
@@ -51,17 +77,31 @@ def structure_ids(info: DatasetInfo, labels_KJI: NDArray[np.integer]) -> list[tu
     return [(name, ids) for name, ids in found if ids]
 
 
+def ignored_voxels(info: DatasetInfo, case: Case) -> NDArray[np.bool_] | None:
+    """Where nnU-Net's label `ignore` says that nobody knows (K,J,I); None where the data set has no such label."""
+    if not info.ignore_ids or case.regions is not None:
+        return None
+    return np.isin(case.labels_KJI, info.ignore_ids)
+
+
 def case_faults(info: DatasetInfo, case: Case) -> list[str]:
     """What makes a case unfit for training: no label at all, ids that nobody explains, voxels that are no numbers."""
-    faults = []
+    faults = list(case.faults)
     ids = set(np.unique(case.labels_KJI).tolist()) - {0}
     if not ids:
         faults.append("the labels are empty")
     unknown = sorted(ids - info.known_ids)
-    if unknown and not info.instances:
+    if unknown and not info.instances and case.regions is None:
         faults.append(f"label ids {unknown[:10]} are not explained")
+    ignored = ignored_voxels(info, case)
+    if ignored is not None and ignored.any():
+        count = int(ignored.sum())
+        faults.append(
+            f"{count} voxels are labelled `ignore`, which training cannot leave out: label them, or as background"
+        )
     if np.issubdtype(case.voxels_KJI.dtype, np.floating):
         bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in case.voxels_KJI)
-        if bad:
-            faults.append(f"{bad} of {case.voxels_KJI.size} voxels are NaN or infinite")
+        text = f"{bad} of {case.voxels_KJI.size} voxels are NaN or infinite"
+        if bad and text not in faults:
+            faults.append(text)
     return faults

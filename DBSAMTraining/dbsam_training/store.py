@@ -266,5 +266,8 @@ def read_store_facts(folder: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step: `path` holds the whole new file or what it held before."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

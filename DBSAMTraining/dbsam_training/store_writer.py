@@ -6,8 +6,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
@@ -31,7 +32,13 @@ class PartWriter:
         self.work = folder / "parts" / f".{name}.{uuid4().hex}.tmp"
         self.work.mkdir(parents=True)
         self._facts = dict(facts)
-        self._files = {array: (self.work / f"{array}.bin").open("wb") for array in ALL_ARRAYS}
+        self._files: dict[str, BinaryIO] = {}
+        try:
+            for array in ALL_ARRAYS:
+                self._files[array] = (self.work / f"{array}.bin").open("wb")
+        except OSError:
+            self.discard()
+            raise
         self._digests = {array: hashlib.sha256() for array in self._files}
         self._names: dict[str, dict[str, int]] = {"cases": {}, "structures": {}}
         self._counts = dict.fromkeys((*IMAGE_ARRAYS, "samples"), 0)
@@ -63,7 +70,14 @@ class PartWriter:
         self._counts["samples"] += 1
 
     def close(self, facts: Mapping[str, Any]) -> int:
-        """Finish the part, with more facts for part.json; returns its number of samples."""
+        """Finish the part, with more facts for part.json; returns its number of samples. An error leaves nothing."""
+        try:
+            return self._close(facts)
+        except BaseException:
+            self.discard()
+            raise
+
+    def _close(self, facts: Mapping[str, Any]) -> int:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -90,7 +104,8 @@ class PartWriter:
     def discard(self) -> None:
         """Leave nothing behind."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # on a full disk the rest of the buffer cannot be written
+                file.close()
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _write(self, array: str, values: NDArray[Any], kind: type) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -52,6 +53,17 @@ def read_settings(kind: type[T], values: object, where: str = "") -> T:
         raise SettingError(f"{where or 'settings'}: {error}") from error
 
 
+def require_range(name: str, value: float, below: float = math.inf) -> None:
+    """Refuse a number outside 0 <= value < below.
+
+    Raises:
+        SettingError: It is outside, infinite or no number.
+    """
+    if not 0 <= value < below:
+        wanted = "a finite number of 0 or more" if below == math.inf else f"at least 0 and less than {below:g}"
+        raise SettingError(f"{name} must be {wanted}, not {value!r}.")
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: what was probably meant, and what there is."""
     names = list(known)
@@ -79,7 +91,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise SettingError(f"{where} must be a mapping, not {_shown(value)}.")
-        return {str(key): list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+        kind = typing.get_args(hint)[1]
+        plain = {str(key): list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+        return {key: v if kind is Any else _value(kind, v, _join(where, key)) for key, v in plain.items()}
     return _scalar(hint, value, where)
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.folder_source import FolderSource
-from dbsam_training.images import PICTURE_ENDINGS, read_image, read_labels
+from dbsam_training.folder_source import Contents, FolderSource
+from dbsam_training.images import PICTURE_ENDINGS, read_image, read_labels, same_grid
 
 ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", *PICTURE_ENDINGS)
 LABEL_MARKS = ("_segmentation", "_label", "-label", "_labels", "_mask", "_seg", "_gt")
+MOST_UNNAMED_IN_PICTURE = 16
+MOST_GREY_LEVELS, BRIGHT = 3, 128
+"""Masks of pictures often hold 255, or 127 and 255; more values than that up to a bright one are no ids."""
 FOLDERS = (("images", "labels"), ("images", "masks"), ("image", "label"), ("img", "mask"))
 
 
@@ -30,29 +33,48 @@ class VolumeFolder(FolderSource):
     def _find_cases(self) -> dict[str, tuple[Path, ...]]:
         return dict(_pairs(self.folder))
 
-    def _read(
-        self, paths: tuple[Path, ...]
-    ) -> tuple[NDArray[np.generic], NDArray[np.integer], NDArray[np.float64] | None]:
+    def unlabelled(self) -> list[str]:
+        """Names of images without a label file."""
+        return sorted(_images_and_labels(self.folder)[0].keys() - self._cases.keys())
+
+    def _read(self, paths: tuple[Path, ...]) -> Contents:
         image, labels = read_image([paths[0]]), read_labels(paths[1])
-        if (
-            image.spacing_known
-            and labels.spacing_known
-            and not np.allclose(image.ijk_to_ras, labels.ijk_to_ras, atol=1e-3)
-        ):
+        both_placed = image.spacing_known and labels.spacing_known
+        if both_placed and not same_grid(image.ijk_to_ras, labels.ijk_to_ras, labels.array_KJI.shape):
             raise ValueError("image and label file have different positions, directions or spacings")
-        return image.array_KJI, labels.array_KJI, image.ijk_to_ras if image.spacing_known else None
+        if image.non_finite:
+            raise ValueError(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
+        if not self.labels_are_named and paths[1].suffix.lower() in PICTURE_ENDINGS:
+            _refuse_smoothed(labels.array_KJI)
+        return Contents(image.array_KJI, labels.array_KJI, image.ijk_to_ras if image.spacing_known else None)
+
+
+def _refuse_smoothed(mask: NDArray[np.integer]) -> None:
+    """Refuse a picture whose grey values are no ids, but the soft edge of a white object or what JPEG made of it."""
+    values = np.unique(mask)[1:] if mask.min(initial=0) == 0 else np.unique(mask)
+    if len(values) > MOST_UNNAMED_IN_PICTURE or (len(values) > MOST_GREY_LEVELS and values[-1] >= BRIGHT):
+        raise ValueError(
+            f"the mask holds {len(values)} different values up to {values[-1]}, as smoothed or JPEG masks do: save it "
+            "as PNG with 0 for background and 1, 2 ... for structures, or name its values under `labels` in a "
+            "dataset.json"
+        )
 
 
 def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
+    images, labels = _images_and_labels(folder)
+    return {name: (images[name], path) for name, path in labels.items() if name in images}
+
+
+def _images_and_labels(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and label files by the names of their cases."""
     for images, labels in FOLDERS:
         if (folder / images).is_dir() and (folder / labels).is_dir():
-            truth = {_name(path): path for path in _files(folder / labels)}
-            found = {_name(path): path for path in _files(folder / images)}
-            return {name: (found[name], path) for name, path in truth.items() if name in found}
+            found, truth = ({_name(path): path for path in _files(folder / kind)} for kind in (images, labels))
+            return found, truth
     files = {path.name: path for path in _files(folder)}
-    marked = {name: path for name, path in files.items() if _unmarked(name) is not None}
+    marked = {name: case for name in files if (case := _unmarked(name)) is not None}
     plain = {_stem(name): path for name, path in files.items() if name not in marked}
-    return {case: (plain[case], path) for name, path in marked.items() if (case := _unmarked(name)) in plain}
+    return plain, {case: files[name] for name, case in marked.items()}
 
 
 def _files(folder: Path) -> list[Path]:

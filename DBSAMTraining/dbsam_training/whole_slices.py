@@ -32,7 +32,7 @@ def cut_slices(info: DatasetInfo, case: Case, intensity: str) -> Iterator[Sample
     """
     axis = 2 if case.dimension == 2 else case.geometry.axis_index("axial")
     window = resolve_intensity(intensity, case.voxels_KJI)
-    objects = structure_ids(info, case.labels_KJI)
+    objects = structure_ids(info, case)
     images = np.moveaxis(case.voxels_KJI, 2 - axis, 0)
     labels = np.moveaxis(case.labels_KJI, 2 - axis, 0)
     rectangles = [_rectangle(labels, ids) for _, ids in objects]
