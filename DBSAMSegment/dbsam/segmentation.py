@@ -151,12 +151,13 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, moved to `path` when the block ends and deleted when it fails.
 
-    Readers see the old file or the whole new one. The path has the name's endings, by which writers know the format.
+    Readers see the old file or the whole new one. The path has the name's endings, by which writers know the format,
+    in lower case, because some know no other.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dbsam-", dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+        temporary = Path(folder) / target.name.lower()
         yield temporary
         os.replace(temporary, target)
 
