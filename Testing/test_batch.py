@@ -16,6 +16,7 @@ from dbsam import io
 from dbsam.batch import ManifestError, read_manifest, run_batch
 from dbsam.case import Case, index_ranges, run_case
 from dbsam.checkpoint_info import CheckpointError
+from dbsam.geometry import ImageGeometry
 from dbsam.markups import MarkupsRoi, write_roi
 from dbsam.progress import Cancelled, CancelToken
 
@@ -34,6 +35,10 @@ def manifest(folder: Path, *rows: str, header: str = "volume,roi,output") -> Pat
     path = folder / "cases.csv"
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def no_model() -> ThresholdPredictor:
+    raise AssertionError("not needed")
 
 
 def test_the_labelmap_is_the_object_in_the_grid_of_its_volume(case):
@@ -99,12 +104,37 @@ def test_the_overlay_shows_three_planes_of_a_volume_and_one_of_an_image(case, tm
 
 def test_a_box_outside_the_volume_says_so_before_a_model_is_loaded(case):
     far = replace(case, roi_files=(), boxes_ijk=((100, 5, 2, 110, 9, 4),))
-
-    def no_model() -> ThresholdPredictor:
-        raise AssertionError("not needed")
-
     with pytest.raises(ValueError, match=r"'Segment_1' \(centre .*\) lies outside the volume of \(24, 20, 8\) voxels"):
         run_case(far, no_model)
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        ("folder.nrrd", IsADirectoryError, r"folder\.nrrd: a folder, where a file is to be written"),
+        ("volume.nrrd/mask.nrrd", NotADirectoryError, r"mask\.nrrd: .*volume\.nrrd is a file and can hold no other"),
+        ("volume.nrrd/a/mask.seg.nrrd", NotADirectoryError, r"volume\.nrrd is a file"),
+        ("mask.png", ValueError, r"mask\.png: \.png holds a single slice, not 8; use \.nrrd"),
+        ("mask.TIF", ValueError, r"mask\.TIF: \.tif holds a single slice"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_a_model_is_loaded(case, tmp_path, output, error, message):
+    (tmp_path / "folder.nrrd").mkdir()
+    with pytest.raises(error, match=message):
+        run_case(replace(case, output=tmp_path / output), no_model)
+
+
+def test_a_place_for_the_overlay_is_looked_for_too(case, tmp_path):
+    (tmp_path / "overlay.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"overlay\.png: a folder"):
+        run_case(replace(case, overlay=tmp_path / "overlay.png"), no_model)
+
+
+def test_a_sheared_volume_is_not_segmented_for_nifti(case, tmp_path):
+    sheared = np.array([[1.0, 0, 0.2, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    io.write_volume(case.volume, block_voxels(), ImageGeometry(sheared, GEOMETRY.dimensions_ijk))
+    with pytest.raises(ValueError, match=r"mask\.nii\.gz: the volume is sheared.*use \.nrrd"):
+        run_case(replace(case, output=tmp_path / "mask.nii.gz"), no_model)
 
 
 def test_a_cancelled_case_writes_nothing(case):

@@ -198,6 +198,24 @@ def test_a_mask_over_a_part_of_the_volume_is_put_in_its_place(tmp_path):
         write_segmentation(tmp_path / "x.seg.nrrd", [Segment("dot", np.ones((1, 1, 1)), (0, 0, 2))], OBLIQUE)
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a\rb", "a b"),
+        ("a\r\nb", "a\\nb"),
+        ("a\0b", "a b"),
+        ("a\tb \\", "a\tb \\\\"),
+        ("a\x7f\x1bb", "a  b"),
+        ("\udcff", "?"),
+    ],
+)
+def test_a_name_with_control_characters_leaves_the_file_readable(tmp_path, name, written):
+    write_segmentation(tmp_path / "a.seg.nrrd", [Segment(name, block((0, 1), (0, 1), (0, 1)))], OBLIQUE)
+    assert nrrd_header(tmp_path / "a.seg.nrrd")["Segment0_Name"] == written
+    assert io.read_labelmap(tmp_path / "a.seg.nrrd")[0].sum() == 1
+    assert len(sitk.ReadImage(str(tmp_path / "a.seg.nrrd")).GetMetaDataKeys()) > 9, "the fields after the name, too"
+
+
 def test_an_empty_segment_has_an_empty_extent(tmp_path):
     write_segmentation(tmp_path / "none.seg.nrrd", [Segment("none", np.zeros((2, 3, 4)))], OBLIQUE)
     assert nrrd_header(tmp_path / "none.seg.nrrd")["Segment0_Extent"] == "0 -1 0 -1 0 -1"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbsam.geometry import OrientedBox
-from dbsam.markups import MarkupsRoi, read_roi
+from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
 
 if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
@@ -91,7 +91,8 @@ def segment(
         The mask in the volume's own grid, with a report on each slice.
 
     Raises:
-        ValueError: The file holds no or several ROIs, the box lies outside the volume, or a name is unknown.
+        ValueError: The file holds no or several ROIs, the ROI is inside out, the box lies outside the volume, or a name
+            is unknown.
         CheckpointError: The model's weights cannot be used.
         Cancelled: `cancel` was cancelled.
     """
@@ -101,8 +102,9 @@ def segment(
         from dbsam.io import read_volume
 
         volume = read_volume(volume)
-    prompt = _single_box(roi) if isinstance(roi, (str, os.PathLike)) else roi
+    prompt = _single_roi(roi) if isinstance(roi, (str, os.PathLike)) else roi
     if isinstance(prompt, MarkupsRoi):
+        refuse_inside_out(prompt)
         prompt = prompt.box
     if isinstance(model, (str, os.PathLike)):
         model = load_predictor(model, device, progress=progress, cancel=cancel)
@@ -111,9 +113,9 @@ def segment(
     )
 
 
-def _single_box(path: str | os.PathLike[str]) -> OrientedBox:
+def _single_roi(path: str | os.PathLike[str]) -> MarkupsRoi:
     rois = read_roi(Path(path))
     if len(rois) > 1:
         names = ", ".join(roi.name for roi in rois)
         raise ValueError(f"{path} holds several ROIs ({names}): choose one of read_roi's list.")
-    return rois[0].box
+    return rois[0]

@@ -32,4 +32,4 @@ def grey_of(disguised: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedintege
     """The grey values in the pixels of a disguised picture: (H, W) uint8 or uint16."""
     if disguised.ndim == 2:
         return (disguised >> 8).astype(np.uint8)
-    return disguised[..., 0].astype(np.uint16) << 8 | disguised[..., 1]
+    return disguised[..., 0].astype(np.uint16) << np.uint16(8) | disguised[..., 1]

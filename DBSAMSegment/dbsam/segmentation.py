@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -144,7 +145,9 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
     ]
     header = _nrrd_header(voxels, geometry, layer_count) + "".join(f"{field}\n" for field in fields) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_bytes(header.encode("utf-8") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0))
+        temporary.write_bytes(
+            header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
+        )
 
 
 @contextmanager
@@ -215,7 +218,9 @@ def _vector(values: NDArray[np.float64]) -> str:
 
 
 def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n")
+    """A value of an NRRD key; control characters but tabs, which readers stop at or drop, become blanks."""
+    kept = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", value.replace("\r\n", "\n"))
+    return kept.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _label_dtype(largest_label: int) -> np.dtype[np.generic]:
