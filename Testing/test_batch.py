@@ -17,6 +17,7 @@ from dbsam.batch import ManifestError, read_manifest, run_batch
 from dbsam.case import Case, index_ranges, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.geometry import ImageGeometry
+from dbsam.intensity import parse_window
 from dbsam.markups import MarkupsRoi, write_roi
 from dbsam.progress import Cancelled, CancelToken
 
@@ -180,6 +181,8 @@ def test_a_manifest_holds_boxes_too(tmp_path):
         ("volume,box_ijk,output", "a.nrrd,1 2 3,a.nrrd", "line 2: column box_ijk needs 6 whole numbers, not '1 2 3'"),
         ("volume,roi,output", "a.nrrd,a.mrk.json,a.nrrd,x", "line 2: more cells than columns"),
         ("volume,roi,output", "", "no cases below the header"),
+        ("volume,roi,output,output", "a,b,c.nrrd,d.nrrd", "cases.csv: the column output is there more than once"),
+        ("volume,roi,output", '"a.nrrd","' + 140_000 * "x", r"cases.csv: no CSV file that can be read \(field larger"),
     ],
 )
 def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, row, message):
@@ -187,9 +190,46 @@ def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, r
         read_manifest(manifest(tmp_path, row, header=header), as_name)
 
 
-def test_two_rows_may_not_write_the_same_file(tmp_path):
-    with pytest.raises(ManifestError, match=r"line 3: .*x\.nrrd is already written by line 2"):
-        read_manifest(manifest(tmp_path, "a.nrrd,a.mrk.json,x.nrrd", "b.nrrd,a.mrk.json,x.nrrd"), as_name)
+def test_a_header_may_have_blanks_round_its_names(tmp_path):
+    path = manifest(tmp_path, "a.nrrd , a.mrk.json , out/a.nrrd", header=" volume , roi , output ")
+    assert read_manifest(path, as_name)[0].output == tmp_path / "out" / "a.nrrd"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_manifest_in_another_encoding_says_so(tmp_path, encoding):
+    path = tmp_path / "cases.csv"
+    path.write_bytes("volume,roi,output\nä.nrrd,a.mrk.json,a.nrrd\n".encode(encoding))
+    with pytest.raises(ManifestError, match=r"cases\.csv: not in UTF-8 \(.*Save it as CSV in UTF-8"):
+        read_manifest(path, as_name)
+
+
+def test_a_window_that_is_none_names_its_line(tmp_path):
+    path = manifest(tmp_path, "a.nrrd,a.mrk.json,a.nrrd,dark", header="volume,roi,output,window")
+    with pytest.raises(ManifestError, match=r"line 2: 'dark' is neither level and width, such as 40,400, nor one of"):
+        read_manifest(path, parse_window)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,x.nrrd,", r"line 3: .*x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,out/../x.nrrd,", r"x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,link/x.nrrd,", r"x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,o.png", "a.nrrd,a.mrk.json,y.nrrd,o.png", r"o\.png is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.png,", "a.nrrd,a.mrk.json,y.nrrd,x.png", r"x\.png is already written by line 2"),
+        (
+            "a.nrrd,a.mrk.json,b.nrrd,",
+            "b.nrrd,a.mrk.json,y.nrrd,",
+            r"line 2: .*b\.nrrd would overwrite an input of line 3",
+        ),
+        ("b.nrrd,a.mrk.json,y.nrrd,", "a.nrrd,a.mrk.json,link/b.nrrd,", r"line 3: .*overwrite an input of line 2"),
+    ],
+)
+def test_no_row_may_write_what_another_one_writes_or_reads(tmp_path, first, second, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(manifest(tmp_path, first, second, header="volume,roi,output,overlay"), as_name)
 
 
 def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, tmp_path):
@@ -204,7 +244,7 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
 
     assert run() == (["block", "other"], [], ["missing"])
     record = json.loads(records.read_text().splitlines()[1])
-    assert record["output"] == str(broken.output)
+    assert record["output"] == "out/missing.nrrd", "as from the manifest's folder"
     assert "missing.nrrd: no such file" in record["error"]
     assert run() == ([], ["block", "other"], ["missing"])
     case.volume.with_name("missing.nrrd").write_bytes(case.volume.read_bytes())

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class DeviceError(ValueError):
+    """The device that was asked for is not there; the message says why and what to do."""
+
+
 def load_predictor(
     model: str | os.PathLike[str] = "compact",
     device: str = "auto",
@@ -47,7 +51,8 @@ def load_predictor(
     Raises:
         CheckpointError: The weights are unknown, missing, damaged or of another architecture.
         DownloadError: The download failed.
-        ValueError: This computer has no such device, or there is no such precision.
+        DeviceError: This computer has no such device.
+        ValueError: There is no such precision.
     """
     from dbsam.device import choose_precision
     from dbsam.predictor import ModelPredictor
@@ -55,7 +60,10 @@ def load_predictor(
 
     name = model if isinstance(model, str) else Path(model)
     base_name = base if base is None or isinstance(base, str) else Path(base)
-    loaded = load_model(name, device, base_name, download, progress, cancel)
+    try:
+        loaded = load_model(name, device, base_name, download, progress, cancel)
+    except ValueError as error:
+        raise DeviceError(str(error)) from error
     logger.info("%s %s. %s", loaded.info.name, loaded.info.version, loaded.device_note)
     return ModelPredictor(loaded.model, loaded.signature, choose_precision(precision, loaded.device), compiled)
 

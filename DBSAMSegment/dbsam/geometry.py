@@ -102,7 +102,8 @@ class ImageGeometry:
 
         Args:
             name: "auto" (see `default_axis`); "I", "J", "K" or 0, 1, 2, also as text; or "axial", "coronal", "sagittal"
-                for the axis nearest to S, A, R. The three anatomical names always give three different axes. Case is ignored.
+                for the axis nearest to S, A, R. The three anatomical names always give three different axes. Case is
+                ignored.
 
         Raises:
             ValueError: the name is none of these.
