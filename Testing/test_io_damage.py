@@ -65,11 +65,11 @@ def test_values_that_a_format_lacks_are_an_error_that_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.NII.GZ", "m.Nii", "m.Mha", "m.NRRD", "m.PNG", "m.Tif"])
-def test_endings_in_capitals_are_written(tmp_path, name):
+def test_endings_in_capitals_are_written_and_read(tmp_path, name):
     grid = FLAT if name in ("m.PNG", "m.Tif") else GRID
     io.write_labelmap(tmp_path / name, noise(grid), grid)
-    (tmp_path / name).rename(tmp_path / name.lower())
-    np.testing.assert_array_equal(io.read_labelmap(tmp_path / name.lower())[0], noise(grid))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(io.read_labelmap(tmp_path / name)[0], noise(grid))
 
 
 @pytest.mark.parametrize("name", ["m.nii", "m.nii.gz"])

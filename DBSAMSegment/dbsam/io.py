@@ -20,7 +20,8 @@ from dbsam import png
 from dbsam.dicom_stack import SlicePlace, check_stack
 from dbsam.geometry import ImageGeometry
 from dbsam.image import Volume
-from dbsam.nifti import NIFTI_ENDINGS, apart_from_namesake, is_truncated
+from dbsam.itk_names import name_for_itk
+from dbsam.nifti import NIFTI_ENDINGS, is_truncated
 from dbsam.segmentation import LPS_FROM_RAS, atomic_path
 
 LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")
@@ -232,7 +233,7 @@ def _read_file(path: Path) -> sitk.Image:
     try:
         if png.is_grey_with_alpha(path):
             return _read_grey_with_alpha(path)
-        with apart_from_namesake(path) as found:
+        with name_for_itk(path) as found:
             return sitk.ReadImage(str(found))
     except RuntimeError as error:
         if "orthonormal" in str(error):

@@ -1,16 +1,11 @@
-"""What ITK's reader of NIfTI does not tell: it fills what is missing with zeros, and takes one file for another."""
+"""Whether a NIfTI file is whole. ITK does not tell: it fills what is missing with zeros."""
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
-import shutil
 import struct
-import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
@@ -42,21 +37,6 @@ def is_truncated(path: Path) -> bool:
             return _stated_length(path) != needed % 2**32 and stream.seek(needed) < needed
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return True
-
-
-@contextmanager
-def apart_from_namesake(path: Path) -> Iterator[Path]:
-    """A path to read a file by: its own, but for x.nii.gz beside x.nii, whose voxels ITK would read in its place."""
-    if not (path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists()):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="dbsam-") as folder:
-        alone = Path(folder) / path.name
-        try:
-            os.symlink(path.resolve(), alone)
-        except OSError:  # Windows lets not everybody make links
-            shutil.copyfile(path, alone)
-        yield alone
 
 
 def _bytes_needed(header: bytes) -> int | None:
