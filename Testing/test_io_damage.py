@@ -47,6 +47,7 @@ try:
     else:
         io.write_labelmap({name!r}, noise(grid), grid)
 except OSError as error:
+    print(error)
     sys.exit(3)
 """
     (tmp_path / name).write_bytes(b"old")
@@ -55,6 +56,7 @@ except OSError as error:
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True
     )
     assert run.returncode == 3, run.stderr.decode()
+    assert f"{name}: cannot be written" in run.stdout.decode()
     assert (tmp_path / name).read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == [name]
 

@@ -113,6 +113,7 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
 
     Raises:
         ValueError: No segments, another ending, or a mask that doesn't fit in the volume.
+        OSError: The file cannot be written, or not whole; a former one stays.
     """
     if not segments:
         raise ValueError("A segmentation needs at least one segment.")
@@ -144,10 +145,12 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
         "Segmentation_ReferenceImageExtentOffset:=0 0 0",
     ]
     header = _nrrd_header(voxels, geometry, layer_count) + "".join(f"{field}\n" for field in fields) + "\n"
+    content = header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
-        )
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
 
 
 @contextmanager
