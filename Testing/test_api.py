@@ -46,6 +46,15 @@ def test_a_file_of_several_rois_is_not_guessed_at(tmp_path):
         dbsam.segment(volume, roi, ThresholdPredictor())
 
 
+def test_an_roi_that_is_inside_out_is_refused_from_a_file_and_as_an_object(tmp_path):
+    volume, path = write_case(tmp_path)
+    roi = MarkupsRoi("hole", roi_box(), inside_out=True)
+    dbsam.write_roi(path, roi)
+    for each in (path, roi):
+        with pytest.raises(ValueError, match=r"ROI 'hole' is set to inside out.*switch that off"):
+            dbsam.segment(volume, each, ThresholdPredictor())
+
+
 def test_a_model_is_loaded_by_its_path(tmp_path):
     write_tiny_weights(tmp_path / "tiny.safetensors")
     predictor = dbsam.load_predictor(tmp_path / "tiny.safetensors", "cpu")

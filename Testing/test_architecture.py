@@ -35,6 +35,7 @@ RULES = [
         library(
             "__init__.py", "geometry.py", "plane_cut.py", "markups.py", "intensity.py", "segmentation.py", "io.py",
             "progress.py", "terminal.py", "overlay.py", "api.py", "case.py", "batch.py", "cli.py", "cli_models.py",
+            "batch_states.py", "dicom_stack.py", "itk_names.py", "nifti.py", "png.py",
         ),
         ("torch", "torchvision", "segment_anything"),
         False,

@@ -16,6 +16,8 @@ from dbsam import io
 from dbsam.batch import ManifestError, read_manifest, run_batch
 from dbsam.case import Case, index_ranges, run_case
 from dbsam.checkpoint_info import CheckpointError
+from dbsam.geometry import ImageGeometry
+from dbsam.intensity import parse_window
 from dbsam.markups import MarkupsRoi, write_roi
 from dbsam.progress import Cancelled, CancelToken
 
@@ -34,6 +36,10 @@ def manifest(folder: Path, *rows: str, header: str = "volume,roi,output") -> Pat
     path = folder / "cases.csv"
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def no_model() -> ThresholdPredictor:
+    raise AssertionError("not needed")
 
 
 def test_the_labelmap_is_the_object_in_the_grid_of_its_volume(case):
@@ -99,12 +105,37 @@ def test_the_overlay_shows_three_planes_of_a_volume_and_one_of_an_image(case, tm
 
 def test_a_box_outside_the_volume_says_so_before_a_model_is_loaded(case):
     far = replace(case, roi_files=(), boxes_ijk=((100, 5, 2, 110, 9, 4),))
-
-    def no_model() -> ThresholdPredictor:
-        raise AssertionError("not needed")
-
     with pytest.raises(ValueError, match=r"'Segment_1' \(centre .*\) lies outside the volume of \(24, 20, 8\) voxels"):
         run_case(far, no_model)
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        ("folder.nrrd", IsADirectoryError, r"folder\.nrrd: a folder, where a file is to be written"),
+        ("volume.nrrd/mask.nrrd", NotADirectoryError, r"mask\.nrrd: .*volume\.nrrd is a file and can hold no other"),
+        ("volume.nrrd/a/mask.seg.nrrd", NotADirectoryError, r"volume\.nrrd is a file"),
+        ("mask.png", ValueError, r"mask\.png: \.png holds a single slice, not 8; use \.nrrd"),
+        ("mask.TIF", ValueError, r"mask\.TIF: \.tif holds a single slice"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_a_model_is_loaded(case, tmp_path, output, error, message):
+    (tmp_path / "folder.nrrd").mkdir()
+    with pytest.raises(error, match=message):
+        run_case(replace(case, output=tmp_path / output), no_model)
+
+
+def test_a_place_for_the_overlay_is_looked_for_too(case, tmp_path):
+    (tmp_path / "overlay.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"overlay\.png: a folder"):
+        run_case(replace(case, overlay=tmp_path / "overlay.png"), no_model)
+
+
+def test_a_sheared_volume_is_not_segmented_for_nifti(case, tmp_path):
+    sheared = np.array([[1.0, 0, 0.2, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    io.write_volume(case.volume, block_voxels(), ImageGeometry(sheared, GEOMETRY.dimensions_ijk))
+    with pytest.raises(ValueError, match=r"mask\.nii\.gz: the volume is sheared.*use \.nrrd"):
+        run_case(replace(case, output=tmp_path / "mask.nii.gz"), no_model)
 
 
 def test_a_cancelled_case_writes_nothing(case):
@@ -150,6 +181,8 @@ def test_a_manifest_holds_boxes_too(tmp_path):
         ("volume,box_ijk,output", "a.nrrd,1 2 3,a.nrrd", "line 2: column box_ijk needs 6 whole numbers, not '1 2 3'"),
         ("volume,roi,output", "a.nrrd,a.mrk.json,a.nrrd,x", "line 2: more cells than columns"),
         ("volume,roi,output", "", "no cases below the header"),
+        ("volume,roi,output,output", "a,b,c.nrrd,d.nrrd", "cases.csv: the column output is there more than once"),
+        ("volume,roi,output", '"a.nrrd","' + 140_000 * "x", r"cases.csv: no CSV file that can be read \(field larger"),
     ],
 )
 def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, row, message):
@@ -157,9 +190,46 @@ def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, r
         read_manifest(manifest(tmp_path, row, header=header), as_name)
 
 
-def test_two_rows_may_not_write_the_same_file(tmp_path):
-    with pytest.raises(ManifestError, match=r"line 3: .*x\.nrrd is already written by line 2"):
-        read_manifest(manifest(tmp_path, "a.nrrd,a.mrk.json,x.nrrd", "b.nrrd,a.mrk.json,x.nrrd"), as_name)
+def test_a_header_may_have_blanks_round_its_names(tmp_path):
+    path = manifest(tmp_path, "a.nrrd , a.mrk.json , out/a.nrrd", header=" volume , roi , output ")
+    assert read_manifest(path, as_name)[0].output == tmp_path / "out" / "a.nrrd"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_manifest_in_another_encoding_says_so(tmp_path, encoding):
+    path = tmp_path / "cases.csv"
+    path.write_bytes("volume,roi,output\nä.nrrd,a.mrk.json,a.nrrd\n".encode(encoding))
+    with pytest.raises(ManifestError, match=r"cases\.csv: not in UTF-8 \(.*Save it as CSV in UTF-8"):
+        read_manifest(path, as_name)
+
+
+def test_a_window_that_is_none_names_its_line(tmp_path):
+    path = manifest(tmp_path, "a.nrrd,a.mrk.json,a.nrrd,dark", header="volume,roi,output,window")
+    with pytest.raises(ManifestError, match=r"line 2: 'dark' is neither level and width, such as 40,400, nor one of"):
+        read_manifest(path, parse_window)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,x.nrrd,", r"line 3: .*x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,out/../x.nrrd,", r"x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,", "b.nrrd,a.mrk.json,link/x.nrrd,", r"x\.nrrd is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.nrrd,o.png", "a.nrrd,a.mrk.json,y.nrrd,o.png", r"o\.png is already written by line 2"),
+        ("a.nrrd,a.mrk.json,x.png,", "a.nrrd,a.mrk.json,y.nrrd,x.png", r"x\.png is already written by line 2"),
+        (
+            "a.nrrd,a.mrk.json,b.nrrd,",
+            "b.nrrd,a.mrk.json,y.nrrd,",
+            r"line 2: .*b\.nrrd would overwrite an input of line 3",
+        ),
+        ("b.nrrd,a.mrk.json,y.nrrd,", "a.nrrd,a.mrk.json,link/b.nrrd,", r"line 3: .*overwrite an input of line 2"),
+    ],
+)
+def test_no_row_may_write_what_another_one_writes_or_reads(tmp_path, first, second, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(manifest(tmp_path, first, second, header="volume,roi,output,overlay"), as_name)
 
 
 def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, tmp_path):
@@ -174,7 +244,7 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
 
     assert run() == (["block", "other"], [], ["missing"])
     record = json.loads(records.read_text().splitlines()[1])
-    assert record["output"] == str(broken.output)
+    assert record["output"] == "out/missing.nrrd", "as from the manifest's folder"
     assert "missing.nrrd: no such file" in record["error"]
     assert run() == ([], ["block", "other"], ["missing"])
     case.volume.with_name("missing.nrrd").write_bytes(case.volume.read_bytes())

@@ -98,6 +98,7 @@ def test_a_window_may_have_a_negative_level(weights, capsys, window):
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "liver"], "nor one of auto, ct-soft-tissue"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--window", "40,-1"], "'40,-1' is neither level and width"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--strategy", "magic"], "invalid choice: 'magic'"),
+        (["--roi", "block.mrk.json", "--output", "o.nrrd", "--axis", "z"], "--axis: invalid choice: 'z' (choose from"),
         (["--box-ijk", "1", "2", "3", "--output", "o.nrrd"], "--box-ijk: expected 6 arguments"),
     ],
 )
@@ -118,10 +119,10 @@ def test_wrong_arguments_are_told_with_the_usage(capsys, arguments, message):
         (["block.mrk.json", "--roi", "block.mrk.json"], ExitCode.FILES, "block.mrk.json: not an image"),
         (["volume.nrrd", "--roi", "volume.nrrd"], ExitCode.FILES, "is not a JSON file"),
         (["volume.nrrd", "--box-ijk", "90", "0", "0", "99", "9", "9"], ExitCode.FILES, "lies outside the volume"),
-        (["volume.nrrd", "--roi", "block.mrk.json", "--axis", "z"], ExitCode.FILES, "Unknown slice axis 'z'"),
         (["volume.nrrd", "--roi", "block.mrk.json", "--model", "nothing"], ExitCode.WEIGHTS, "named 'nothing'"),
         (["volume.nrrd", "--roi", "block.mrk.json", "--model", "gone.safetensors"], ExitCode.WEIGHTS, "no weights"),
         (["volume.nrrd", "--roi", "block.mrk.json", "--device", "tpu"], ExitCode.DEVICE, "'tpu' is not a device"),
+        (["volume.nrrd", "--roi", "block.mrk.json", "--output", "volume.nrrd/o.nrrd"], ExitCode.FILES, "is a file and"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_has_an_exit_code_and_one_clear_message(capsys, weights, arguments, code, message):
@@ -147,6 +148,23 @@ def test_a_batch_says_how_each_case_went(weights, capsys):
     assert main([*arguments, "--json"]) == ExitCode.SOME_FAILED
     assert json.loads(capsys.readouterr().out)["skipped"] == ["out/a.seg.nrrd"]
     assert Path("cases.csv.done.jsonl").exists()
+
+
+def test_a_batch_without_its_device_ends_at_once(weights, capsys):
+    rows = [f"volume.nrrd,block.mrk.json,out/{n}.nrrd" for n in range(2)]
+    Path("cases.csv").write_text("\n".join(["volume,roi,output", *rows]))
+    assert main(["batch", "cases.csv", "--model", weights, "--device", "cuda:99"]) == ExitCode.DEVICE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("dbsam: The device 'cuda:99' cannot be used: ")
+
+
+@pytest.mark.parametrize("axis", ["2", "k", "AXIAL"])
+def test_an_axis_may_be_a_number_or_a_name_in_any_case(weights, capsys, axis):
+    assert (
+        segment(weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "m.nrrd", "--json", "--axis", axis) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["segments"][0]["axis"] == "K"
 
 
 def test_info_counts_parameters_and_names_the_licence(capsys, weights):

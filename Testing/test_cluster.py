@@ -23,6 +23,7 @@ from dbsam.checkpoint_info import CheckpointError
 from dbsam.cli import ExitCode, main
 from dbsam.cluster import ClusterError, Workers
 from dbsam.progress import Cancelled, CancelToken
+from dbsam_training.cli import main as train
 
 distributed = pytest.importorskip("distributed")
 
@@ -163,7 +164,8 @@ def test_the_command_uses_the_workers_of_a_scheduler_with_relative_paths(tmp_pat
     options = ["--model", "tiny.safetensors", "--device", "cpu"]
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster:
         monkeypatch.chdir(tmp_path)  # the worker started elsewhere
-        assert main(["batch", "many.csv", *options, "--scheduler", cluster.scheduler_address]) == ExitCode.DONE
+        address = cluster.scheduler_address.removeprefix("tcp://")
+        assert main(["batch", "many.csv", *options, "--scheduler", address]) == ExitCode.DONE
     assert "many/1.seg.nrrd: done" in capsys.readouterr().out
     assert main(["batch", "one.csv", *options]) == ExitCode.DONE
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
@@ -171,8 +173,6 @@ def test_the_command_uses_the_workers_of_a_scheduler_with_relative_paths(tmp_pat
 
 def test_a_store_made_by_workers_is_the_same(tmp_path, monkeypatch):
     from training_cases import write_pictures
-
-    from dbsam_training.cli import main as train
 
     write_pictures(tmp_path / "data" / "Dataset001_Discs", cases=8)
     monkeypatch.chdir(tmp_path)
@@ -188,16 +188,40 @@ def test_a_store_made_by_workers_is_the_same(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workers", "0"], "--workers must be at least 1, not 0"),
-        (["--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+        (["--workers", "0"], "--workers: must be a whole number of at least 1, not '0'"),
+        (["--workers", "two"], "--workers: must be a whole number of at least 1, not 'two'"),
+        (["--scheduler", "foo"], "--scheduler: 'foo' is no address of a host and a port, such as tcp://host:8786"),
+        (["--scheduler", "tcp://host"], "'tcp://host' is no address"),
+        (["--scheduler", "tcp://host:port"], "'tcp://host:port' is no address"),
+        (["--scheduler", "localhost:99999"], "'localhost:99999' is no address"),
+        (["--scheduler", ""], "'' is no address"),
     ],
 )
-def test_workers_that_cannot_be_used_say_so(tmp_path, monkeypatch, capsys, options, message):
+def test_workers_that_make_no_sense_are_wrong_arguments(capsys, options, message):
+    for command in (main, train):
+        with pytest.raises(SystemExit) as exit_info:
+            command(["batch", "cases.csv", *options] if command is main else ["prepare", "--data", "x", *options])
+        assert exit_info.value.code == ExitCode.USAGE
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "127.0.0.1:9"])
+def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch, capsys, address):
     monkeypatch.setattr("dbsam.cluster._CONNECT_SECONDS", 0.5)
     write_case(tmp_path)
     (tmp_path / "cases.csv").write_text("volume,roi,output\nvolume.nrrd,block.mrk.json,out.nrrd\n")
-    assert main(["batch", str(tmp_path / "cases.csv"), *options]) == ExitCode.FILES
-    assert message in capsys.readouterr().err
+    assert main(["batch", str(tmp_path / "cases.csv"), "--scheduler", address]) == ExitCode.FILES
+    assert f"No Dask scheduler answers at {address!r}" in capsys.readouterr().err
+
+
+def test_a_missing_device_ends_the_batch(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_case(tmp_path)
+    write_tiny_weights(tmp_path / "tiny.safetensors")
+    Path("cases.csv").write_text("volume,roi,output\nvolume.nrrd,block.mrk.json,out.nrrd\n")
+    arguments = ["batch", "cases.csv", "--model", "tiny.safetensors", "--device", "cuda:99", "--workers", "1"]
+    assert main(arguments) == ExitCode.DEVICE
+    assert "dbsam: The device 'cuda:99' cannot be used" in capsys.readouterr().err
 
 
 def test_a_lost_scheduler_is_told(monkeypatch):

@@ -305,6 +305,7 @@ def test_axis_names_follow_the_anatomy_and_not_the_storage_order():
     geometry = ImageGeometry(ijk_to_ras, (10, 10, 10))
     assert [geometry.axis_index(name) for name in ("axial", "Coronal", "sagittal")] == [I_AXIS, K_AXIS, J_AXIS]
     assert [geometry.axis_index(name) for name in ("I", "j", "K", 0, 1, 2)] == [0, 1, 2, 0, 1, 2]
+    assert [geometry.axis_index(name) for name in ("0", "1", "2")] == [0, 1, 2], "as typed on a command line"
     assert geometry.default_axis() == I_AXIS
     for unknown in ("transverse", 3, -1, True, None):
         with pytest.raises(ValueError, match="Unknown slice axis"):

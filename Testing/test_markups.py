@@ -87,6 +87,11 @@ def test_every_roi_of_a_file_is_read_and_other_markups_are_passed_over(tmp_path)
         ({"center": [1, 2]}, r"3 numbers as 'center', not \[1, 2\]"),
         ({"center": [1, 2, "3"]}, r"3 numbers as 'center'"),
         ({"center": [1, 2, float("nan")]}, r"3 numbers as 'center'"),
+        ({"coordinateSystem": [1]}, r"coordinate system \[1\].*LPS or RAS"),
+        ({"name": 5}, r"the name 5, which is no text"),
+        ({"display": []}, r"has \[\] as 'display'"),
+        ({"display": {"color": [1]}}, r"needs 3 numbers as 'color', not \[1\]"),
+        ({"display": {"selectedColor": "red"}}, r"needs 3 numbers as 'selectedColor', not 'red'"),
         ({"orientation": [0] * 9}, r"encloses no volume"),
         ({"orientation": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, r"encloses no volume"),
         ({"orientation": [1, 1, 0, 0, 1, 0, 0, 0, 1]}, r"sheared: two of its axes are 45\.00 degrees apart"),
@@ -98,10 +103,19 @@ def test_an_unusable_roi_is_refused_with_the_value_and_the_file(tmp_path, change
     assert "edited.mrk.json" in str(refused.value)
 
 
+def test_an_roi_without_a_colour_of_its_own_has_none_and_a_display_of_null_is_refused(tmp_path):
+    assert read_roi(edited(tmp_path, display={"color": None}))[0].color_rgb is None
+    path = edited(tmp_path, display={})
+    path.write_text(path.read_text().replace('"display": {}', '"display": null'))
+    with pytest.raises(ValueError, match=r"edited\.mrk\.json has None as 'display', which holds its colour"):
+        read_roi(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("NRRD0004", "is not a JSON file"),
+        ("[" * 100_000, "is not a JSON file"),
         ("[]", "not a Slicer markups file"),
         ('{"@schema": "https://x/markups-schema-v2.0.0.json#", "markups": []}', r"markups-schema-v2\.0\.0"),
         ('{"@schema": "https://x/markups-schema-v1.0.3.json#", "markups": ["ROI"]}', "not a Slicer markups file"),

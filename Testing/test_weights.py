@@ -168,6 +168,23 @@ def test_unknown_pth_weights_load_with_a_warning(
     assert "none of the published weights" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"PK", b"PK\x03\x04" + bytes(500), b"no weights at all"])
+def test_a_pth_file_that_is_not_whole_is_not_described_as_a_model(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"mine\.pth \(.* bytes\) is truncated or not a weights file of PyTorch"):
+        describe(tmp_path / "mine.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pth_files_of_every_age_are_described(tmp_path: Path, zipped: bool) -> None:
+    torch.save({}, tmp_path / "mine.pth", _use_new_zipfile_serialization=zipped)
+    assert describe(tmp_path / "mine.pth").licence == "unknown"
+
+
+def test_what_comes_with_dbsam_needs_no_download(shipped: Path) -> None:
+    assert weights.download("compact") == shipped
+
+
 def test_compact_loads_from_the_shipped_file(shipped: Path) -> None:
     loaded = load_model("compact", device="cpu")
     assert loaded.path == shipped

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbsam.geometry import OrientedBox
-from dbsam.markups import MarkupsRoi, read_roi
+from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
 
 if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
 
 logger = logging.getLogger(__name__)
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not there; the message says why and what to do."""
 
 
 def load_predictor(
@@ -47,7 +51,8 @@ def load_predictor(
     Raises:
         CheckpointError: The weights are unknown, missing, damaged or of another architecture.
         DownloadError: The download failed.
-        ValueError: This computer has no such device, or there is no such precision.
+        DeviceError: This computer has no such device.
+        ValueError: There is no such precision.
     """
     from dbsam.device import choose_precision
     from dbsam.predictor import ModelPredictor
@@ -55,7 +60,10 @@ def load_predictor(
 
     name = model if isinstance(model, str) else Path(model)
     base_name = base if base is None or isinstance(base, str) else Path(base)
-    loaded = load_model(name, device, base_name, download, progress, cancel)
+    try:
+        loaded = load_model(name, device, base_name, download, progress, cancel)
+    except ValueError as error:
+        raise DeviceError(str(error)) from error
     logger.info("%s %s. %s", loaded.info.name, loaded.info.version, loaded.device_note)
     return ModelPredictor(loaded.model, loaded.signature, choose_precision(precision, loaded.device), compiled)
 
@@ -91,7 +99,8 @@ def segment(
         The mask in the volume's own grid, with a report on each slice.
 
     Raises:
-        ValueError: The file holds no or several ROIs, the box lies outside the volume, or a name is unknown.
+        ValueError: The file holds no or several ROIs, the ROI is inside out, the box lies outside the volume, or a name
+            is unknown.
         CheckpointError: The model's weights cannot be used.
         Cancelled: `cancel` was cancelled.
     """
@@ -101,8 +110,9 @@ def segment(
         from dbsam.io import read_volume
 
         volume = read_volume(volume)
-    prompt = _single_box(roi) if isinstance(roi, (str, os.PathLike)) else roi
+    prompt = _single_roi(roi) if isinstance(roi, (str, os.PathLike)) else roi
     if isinstance(prompt, MarkupsRoi):
+        refuse_inside_out(prompt)
         prompt = prompt.box
     if isinstance(model, (str, os.PathLike)):
         model = load_predictor(model, device, progress=progress, cancel=cancel)
@@ -111,9 +121,9 @@ def segment(
     )
 
 
-def _single_box(path: str | os.PathLike[str]) -> OrientedBox:
+def _single_roi(path: str | os.PathLike[str]) -> MarkupsRoi:
     rois = read_roi(Path(path))
     if len(rois) > 1:
         names = ", ".join(roi.name for roi in rois)
         raise ValueError(f"{path} holds several ROIs ({names}): choose one of read_roi's list.")
-    return rois[0].box
+    return rois[0]

@@ -2,25 +2,25 @@
 
 A manifest is a CSV file with a header; relative paths are relative to it. Its columns are those of `COLUMNS`.
 What was done is kept in a file beside it; a case is done again when its row, its inputs or the model have
-changed, or its outputs are gone.
+changed, or its outputs are gone, see `batch_states`.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
 import pickle
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbsam.api import DeviceError
 from dbsam.batch_records import BatchRecords, Record
+from dbsam.batch_states import State, fingerprint, name_of, state_of_model, states_of_inputs
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
@@ -72,43 +72,73 @@ def read_manifest(path: Path, parse_window: Callable[[str], str | tuple[float, f
 
     Args:
         path: CSV file, UTF-8.
-        parse_window: Reads the column `window` as the command line reads `--window`.
+        parse_window: Reads the column `window` as the command line reads `--window`; raises a ValueError.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ManifestError: A column is unknown or missing, a cell cannot be read, or two rows write the same file.
+        ManifestError: It is no CSV file in UTF-8, a column is unknown, missing or repeated, a cell cannot be read, or a
+            row would write what another one writes or reads.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such manifest.")
-    # utf-8-sig: Excel writes a byte order mark.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = list(reader.fieldnames or [])
-        if unknown := [str(column) for column in columns if column not in COLUMNS]:
-            raise ManifestError(f"{path}: unknown columns {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
-        if missing := [column for column in ("volume", "output") if column not in columns]:
-            raise ManifestError(f"{path}: no column {' and no column '.join(missing)} in its first line.")
-        cases: list[Case] = []
-        lines: dict[Path, int] = {}
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row:
-                raise ManifestError(f"{where}: more cells than columns; quote cells that hold commas.")
-            cells = {name: (value or "").strip() for name, value in row.items()}
-            if not any(cells.values()):
-                continue
-            try:
-                case = _case(cells, path.parent, parse_window)
-                case.check_names()
-            except ValueError as error:
-                raise ManifestError(f"{where}: {error}") from error
-            if case.output in lines:
-                raise ManifestError(f"{where}: {case.output} is already written by line {lines[case.output]}.")
-            lines[case.output] = reader.line_num
-            cases.append(case)
+    cases: dict[int, Case] = {}
+    for line, cells in _rows(path):
+        try:
+            cases[line] = _case(cells, path.parent, parse_window)
+            cases[line].check_names()
+        except ValueError as error:
+            raise ManifestError(f"{path}, line {line}: {error}") from error
     if not cases:
         raise ManifestError(f"{path}: no cases below the header.")
-    return cases
+    _check_apart(path, cases)
+    return list(cases.values())
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and cells of each row that is not empty."""
+    try:
+        # utf-8-sig: Excel writes a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or []]
+            _check_columns(path, reader.fieldnames)
+            for row in reader:
+                if None in row:
+                    raise ManifestError(
+                        f"{path}, line {reader.line_num}: more cells than columns; quote cells that hold commas."
+                    )
+                cells = {name: (value or "").strip() for name, value in row.items()}
+                if any(cells.values()):
+                    yield reader.line_num, cells
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path}: not in UTF-8 ({error}). Save it as CSV in UTF-8 (in Excel: CSV UTF-8)."
+        ) from error
+    except csv.Error as error:
+        raise ManifestError(f"{path}: no CSV file that can be read ({error}). Save it as CSV in UTF-8.") from error
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if unknown := [column for column in columns if column not in COLUMNS]:
+        raise ManifestError(f"{path}: unknown columns {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
+    if missing := [column for column in ("volume", "output") if column not in columns]:
+        raise ManifestError(f"{path}: no column {' and no column '.join(missing)} in its first line.")
+    if repeated := [column for column in COLUMNS if list(columns).count(column) > 1]:
+        raise ManifestError(f"{path}: the column {repeated[0]} is there more than once; keep one.")
+
+
+def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
+    """Refuse rows that would overwrite what another one writes or reads, by whatever path they name it."""
+    read = {file.resolve(): line for line, case in cases.items() for file in (case.volume, *case.roi_files)}
+    written: dict[Path, int] = {}
+    for line, case in cases.items():
+        for output in filter(None, (case.output, case.overlay)):
+            place = output.resolve()
+            if place in written:
+                raise ManifestError(f"{path}, line {line}: {output} is already written by line {written[place]}.")
+            if place in read:
+                raise ManifestError(f"{path}, line {line}: {output} would overwrite an input of line {read[place]}.")
+            written[place] = line
 
 
 def run_batch(
@@ -143,20 +173,27 @@ def run_batch(
         ClusterError: The workers cannot be used, or were lost.
         CheckpointError: The model's weights cannot be used; no case could be done.
         DownloadError: They could not be fetched.
+        DeviceError: The device to compute on is not there.
         Cancelled: `cancel` was cancelled.
     """
     records = BatchRecords(records_path)
     summary = BatchSummary()
+    folder = records_path.parent.resolve()
+    # Taken before the model is loaded and a case is done, so that the next run notices what changes meanwhile.
+    loaded = state_of_model(model, precision, find_model())
+    before: dict[int, dict[str, State]] = {}
 
     def left() -> Iterator[tuple[int, Case]]:
         for number, case in enumerate(cases):
-            record = records.get(str(case.output))
-            same = record.get("fingerprint") == _fingerprint(case, model, precision, find_model())
+            record = records.get(name_of(case.output, folder))
+            inputs = states_of_inputs(case, folder)
+            same = record.get("fingerprint") == fingerprint(case, folder, inputs, loaded)
             if same and record.get("status") == "done" and _written(case):
                 summary.skipped.append(str(case.output))
                 if on_case is not None:
                     on_case(number, case, "skipped")
             else:
+                before[number] = inputs
                 yield number, case
 
     ended: Generator[tuple[tuple[int, Case], Callable[[], dict[str, Any]]], None, None]
@@ -166,11 +203,11 @@ def run_batch(
         ended = workers.run(partial(_run_on_worker, pickle.dumps(get_predictor)), left(), cancel)
     with closing(ended):
         for (number, case), finish in ended:
-            key = str(case.output)
+            key, inputs = str(case.output), before.pop(number)
             record: Record
             try:
                 report = finish()
-            except (CheckpointError, DownloadError, Cancelled):
+            except (CheckpointError, DownloadError, DeviceError, Cancelled):
                 raise
             except Exception as error:
                 # Whatever is wrong with one case, the others go on; its record and the summary name it.
@@ -181,10 +218,11 @@ def run_batch(
             else:
                 outcome = "done"
                 summary.done.append(key)
-                # Taken now, because the model may have been downloaded in between.
-                fingerprint = _fingerprint(case, model, precision, find_model())
-                record = {"status": "done", "fingerprint": fingerprint, "report": report}
-            records.add(key, {**record, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+                if not loaded[-1]:  # its file has been downloaded in between
+                    loaded = state_of_model(model, precision, find_model())
+                record = {"status": "done", "fingerprint": fingerprint(case, folder, inputs, loaded), "report": report}
+            finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            records.add(name_of(case.output, folder), {**record, "finished": finished})
             if on_case is not None:
                 on_case(number, case, outcome)
     return summary
@@ -231,27 +269,6 @@ def _integers(text: str, count: int, column: str) -> tuple[int, ...]:
     if len(numbers) != count:
         raise ValueError(f"column {column} needs {count} whole numbers, not {text!r}.")
     return numbers
-
-
-def _fingerprint(case: Case, model: str, precision: str, weights: Path | None) -> str:
-    """Changes with anything that changes the result: the row, the input files, the model and its precision."""
-    files = [case.volume, *case.roi_files, *([weights] if weights else [])]
-    content = {
-        "case": asdict(case),
-        "model": model,
-        "precision": precision,
-        "files": [(str(file), _state_of(file)) for file in files],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _state_of(path: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a file, or of the files in a DICOM folder; empty where there is nothing."""
-    if path.is_dir():
-        files = sorted(entry for entry in path.iterdir() if entry.is_file())
-    else:
-        files = [path] if path.is_file() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _written(case: Case) -> bool:

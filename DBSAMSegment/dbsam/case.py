@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
-from dbsam.markups import MarkupsRoi, read_roi
+from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
 from dbsam.segmentation import Segment, combine_segments, write_segmentation
 
 if TYPE_CHECKING:
@@ -94,17 +94,21 @@ def run_case(
 
     Raises:
         ValueError: An input or setting is wrong; the message says which and what to do.
-        FileNotFoundError: An input is missing.
+        OSError: An input is missing, or an output cannot be written.
         Cancelled: `cancel` was cancelled.
     """
-    from dbsam.io import read_volume, write_labelmap, write_png
+    from dbsam.io import check_labelmap, read_volume, write_labelmap, write_png
     from dbsam.overlay import render_overlay
     from dbsam.volume import VolumeSegmenter
 
     started = time.monotonic()
     case.check_names()
+    for path in filter(None, (case.output, case.overlay)):
+        _check_place(path)
     rois = _read_files(case)
     volume = read_volume(case.volume, case.series_uid)
+    if not _is_segmentation(case.output):
+        check_labelmap(case.output, volume.geometry)
     rois += _boxes(case, volume)
     axis = volume.geometry.axis_index(case.axis)
     for roi in rois:
@@ -148,14 +152,23 @@ def _is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd")
 
 
+def _check_place(path: Path) -> None:
+    """Refuse a path at which no file can come to be."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
+
+
 def _read_files(case: Case) -> list[MarkupsRoi]:
     rois = []
     for file in case.roi_files:
         if not file.exists():
             raise FileNotFoundError(f"{file}: no such ROI file.")
         rois += read_roi(file)
-    if inside_out := next((roi.name for roi in rois if roi.inside_out), None):
-        raise ValueError(f"ROI {inside_out!r} is set to inside out; its inside is segmented: switch that off.")
+    for roi in rois:
+        refuse_inside_out(roi)
     return rois
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbsam import __version__, cli_models, cluster
-from dbsam.api import load_predictor
+from dbsam.api import DeviceError, load_predictor
 from dbsam.batch import COLUMNS, read_manifest, run_batch
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
-from dbsam.intensity import RULE_NAMES, IntensityRule
+from dbsam.geometry import AXIS_NAMES
+from dbsam.intensity import RULE_NAMES, parse_window
 from dbsam.predictor import PRECISIONS
 from dbsam.progress import Cancelled, CancelToken
 from dbsam.terminal import ProgressBar, log_to_terminal
@@ -90,10 +91,6 @@ then:
 """
 
 
-class _DeviceError(Exception):
-    """The device that was asked for is not there."""
-
-
 class _ModelOnDemand:
     """Loads the model when the first case needs it, and keeps it for the next."""
 
@@ -106,10 +103,7 @@ class _ModelOnDemand:
     def __call__(self) -> SlicePredictor:
         if self._predictor is None:
             with ProgressBar(self._arguments.model, self._arguments.quiet) as bar:
-                try:
-                    predictor = _load(self._arguments, progress=bar, cancel=self._cancel)
-                except ValueError as error:
-                    raise _DeviceError(str(error)) from error
+                predictor = _load(self._arguments, progress=bar, cancel=self._cancel)
             self._predictor, self.device = predictor, predictor.device
         return self._predictor
 
@@ -143,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
         code, message = ExitCode.INTERRUPTED, "Interrupted."
     except (CheckpointError, DownloadError) as error:
         code, message = ExitCode.WEIGHTS, str(error)
-    except _DeviceError as error:
+    except DeviceError as error:
         code, message = ExitCode.DEVICE, str(error)
     except (ValueError, OSError) as error:
         code, message = ExitCode.FILES, str(error)
@@ -213,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="NAME.seg.nrrd: Slicer segmentation; .nrrd .nii.gz .nii .mha .png .tif: labelmap, first structure 1",
     )  # fmt: skip
     segment.add_argument(
-        "--axis", default="auto",
+        "--axis", type=str.lower, choices=AXIS_NAMES, default="auto", metavar="AXIS",
         help="slice along I, J, K, axial, coronal or sagittal; auto (default): the largest spacing, else axial",
     )  # fmt: skip
     segment.add_argument(
@@ -294,7 +288,7 @@ def _print_report(report: dict[str, Any]) -> None:
 def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
     from dbsam.weights import locate
 
-    cases = read_manifest(arguments.manifest, _window)
+    cases = read_manifest(arguments.manifest, parse_window)
     speaks = not (arguments.quiet or arguments.json)
     with ProgressBar("", arguments.quiet) as bar:
 
@@ -320,17 +314,10 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
 
 
 def _window(text: str) -> str | tuple[float, float]:
-    """A rule's name, or level and width as numbers."""
-    if text in RULE_NAMES:
-        return text
     try:
-        level, width = (float(part) for part in text.replace("/", ",").split(","))
-        IntensityRule.from_window(level, width)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither level and width, such as 40,400, nor one of {', '.join(RULE_NAMES)}"
-        ) from None
-    return level, width
+        return parse_window(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _join_negative_window(argv: Sequence[str]) -> list[str]:

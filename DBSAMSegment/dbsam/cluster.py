@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 if TYPE_CHECKING:
@@ -48,10 +49,30 @@ class ClusterError(ConnectionError):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--workers` and `--scheduler`, which `Workers.of` reads."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--workers", type=int, metavar="N", help="share the work among N processes of this computer")
+    group.add_argument("--workers", type=_count, metavar="N", help="share the work among N processes of this computer")
     group.add_argument(
-        "--scheduler", metavar="ADDRESS", help="share it among the workers of a Dask scheduler, such as tcp://host:8786"
-    )
+        "--scheduler", type=_address, metavar="ADDRESS",
+        help="share it among the workers of a Dask scheduler, such as tcp://host:8786",
+    )  # fmt: skip
+
+
+def _count(text: str) -> int:
+    """A number of processes; argparse tells the error."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    """A scheduler's address. Dask tries others for a minute and more before it gives up."""
+    address = urlsplit(text if "://" in text else f"tcp://{text}")
+    try:
+        usable = address.hostname and address.port and not address.path
+    except ValueError:  # the port is no number up to 65535
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a host and a port, such as tcp://host:8786")
+    return text
 
 
 @dataclass(frozen=True)
@@ -63,15 +84,9 @@ class Workers:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Workers | None:
-        """What the options of `add_options` ask for; None for this process alone.
-
-        Raises:
-            ValueError: The number of processes makes no sense.
-        """
+        """What the options of `add_options` ask for; None for this process alone."""
         if arguments.workers is None and arguments.scheduler is None:
             return None
-        if arguments.workers is not None and arguments.workers < 1:
-            raise ValueError(f"--workers must be at least 1, not {arguments.workers}.")
         return cls(arguments.workers, arguments.scheduler)
 
     def run(

@@ -18,6 +18,10 @@ from dbsam.plane_cut import TOLERANCE, BoxInSlices, FloatArray, clip_polygon
 
 _SMALLEST_HALF_AXIS_MM = 1e-6
 _ANATOMICAL_DIRECTIONS = ("sagittal", "coronal", "axial")  # slicing along R, A, S
+_VOXEL_AXES = {name: axis for names in ("ijk", "012") for axis, name in enumerate(names)}
+
+AXIS_NAMES = ("auto", *reversed(_ANATOMICAL_DIRECTIONS), *_VOXEL_AXES)
+"""What `ImageGeometry.axis_index` takes as text, in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +101,9 @@ class ImageGeometry:
         """Returns the IJK axis (0, 1, 2) that a name stands for.
 
         Args:
-            name: "auto" (see `default_axis`); "I", "J", "K" or 0, 1, 2; or "axial", "coronal", "sagittal" for the axis
-                nearest to S, A, R. The three anatomical names always give three different axes. Case is ignored.
+            name: "auto" (see `default_axis`); "I", "J", "K" or 0, 1, 2, also as text; or "axial", "coronal", "sagittal"
+                for the axis nearest to S, A, R. The three anatomical names always give three different axes. Case is
+                ignored.
 
         Raises:
             ValueError: the name is none of these.
@@ -108,8 +113,8 @@ class ImageGeometry:
         lowered = name.lower() if isinstance(name, str) else ""
         if lowered == "auto":
             return self.default_axis()
-        if lowered in ("i", "j", "k"):
-            return "ijk".index(lowered)
+        if lowered in _VOXEL_AXES:
+            return _VOXEL_AXES[lowered]
         if lowered not in _ANATOMICAL_DIRECTIONS:
             raise ValueError(f"Unknown slice axis {name!r}: use auto, axial, coronal, sagittal, I, J, K, 0, 1 or 2.")
         alignment = np.abs(self.ijk_to_ras[:3, :3]) / np.asarray(self.spacing_mm)  # [anatomical, IJK]

@@ -79,6 +79,24 @@ RULES: dict[str, IntensityRule] = {
 RULE_NAMES: tuple[str, ...] = ("auto", *RULES)
 
 
+def parse_window(text: str) -> str | tuple[float, float]:
+    """Reads a rule's name, or level and width as two numbers with a comma or slash between.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text in RULE_NAMES:
+        return text
+    try:
+        level, width = (float(part) for part in text.replace("/", ",").split(","))
+        IntensityRule.from_window(level, width)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither level and width, such as 40,400, nor one of {', '.join(RULE_NAMES)}."
+        ) from None
+    return level, width
+
+
 @dataclass(frozen=True)
 class IntensityWindow:
     """A range of values that is shown as 0..255, and why it was chosen.

@@ -5,7 +5,9 @@ Files hold physical coordinates in LPS; everything that leaves this module is in
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +16,20 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from dbsam import png
+from dbsam.dicom_stack import SlicePlace, check_stack
 from dbsam.geometry import ImageGeometry
 from dbsam.image import Volume
+from dbsam.itk_names import name_for_itk
+from dbsam.nifti import NIFTI_ENDINGS, is_truncated
 from dbsam.segmentation import LPS_FROM_RAS, atomic_path
 
 LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")
 """Labelmap files that are written: one file each, without loss, with the volume's geometry (2D formats: none)."""
 
 _FLAT_ENDINGS = (".png", ".tif", ".tiff")
-_SLICE_DISTANCE_TOLERANCE = 0.05  # of the slice distance; scanners round positions, a missing slice gives 1.0
+_LARGEST_COSINE = 1e-4  # of axes at right angles: files round directions, which moves no voxel by 0.1 mm
+_POSITION = "0020|0032"
 
 
 class ImageFileError(ValueError):
@@ -100,14 +107,13 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
         geometry: The volume's grid.
 
     Raises:
-        ValueError: The ending is none of these, or array and grid differ in size.
+        ValueError: The format cannot hold it, see `check_labelmap`, or array and grid differ in size.
+        OSError: The file cannot be written, or not whole; a former one stays.
     """
-    ending = labelmap_ending(path)
+    check_labelmap(path, geometry)
     if labelmap_KJI.shape != geometry.shape_KJI:
         raise ValueError(f"The labelmap has shape {labelmap_KJI.shape} (K, J, I), its grid {geometry.shape_KJI}.")
-    if ending in _FLAT_ENDINGS:
-        if labelmap_KJI.shape[0] != 1:
-            raise ValueError(f"{path}: {ending} holds a single slice, not {labelmap_KJI.shape[0]}; use .nrrd.")
+    if labelmap_ending(path) in _FLAT_ENDINGS:
         image = sitk.GetImageFromArray(labelmap_KJI[0])
     else:
         image = sitk.GetImageFromArray(labelmap_KJI)
@@ -116,7 +122,13 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
 
 
 def write_volume(path: str | os.PathLike[str], voxels_KJI: NDArray[np.generic], geometry: ImageGeometry) -> None:
-    """Write a grey (K, J, I) or colour (K, J, I, 3) volume, atomically; the format follows the ending."""
+    """Write a grey (K, J, I) or colour (K, J, I, 3) volume, atomically, in the lossless format of the ending.
+
+    Raises:
+        ValueError: The volume is sheared, and the format is NIfTI.
+        OSError: The file cannot be written, or not whole; a former one stays.
+    """
+    _refuse_shear(path, geometry)
     image = sitk.GetImageFromArray(voxels_KJI, isVector=voxels_KJI.ndim == 4)
     _set_geometry(image, geometry)
     _write(path, image)
@@ -140,6 +152,30 @@ def labelmap_ending(path: str | os.PathLike[str]) -> str:
         if name.endswith(ending):
             return ending
     raise ValueError(f"{path}: unknown ending; write .seg.nrrd or one of {', '.join(LABELMAP_ENDINGS)}.")
+
+
+def check_labelmap(path: str | os.PathLike[str], geometry: ImageGeometry) -> None:
+    """Refuse a path whose format cannot hold a labelmap of this grid.
+
+    Raises:
+        ValueError: The ending is unknown, of a picture where there are several slices, or of NIfTI where axes are not
+            at right angles.
+    """
+    ending, slices = labelmap_ending(path), geometry.shape_KJI[0]
+    if ending in _FLAT_ENDINGS and slices != 1:
+        raise ValueError(f"{path}: {ending} holds a single slice, not {slices}; use .nrrd.")
+    _refuse_shear(path, geometry)
+
+
+def _refuse_shear(path: str | os.PathLike[str], geometry: ImageGeometry) -> None:
+    axes = geometry.ijk_to_ras[:3, :3] / geometry.spacing_mm
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if str(path).lower().endswith(NIFTI_ENDINGS) and cosine > _LARGEST_COSINE:
+        degrees = math.degrees(math.acos(min(1.0, cosine)))
+        raise ValueError(
+            f"{path}: the volume is sheared (two of its axes are {degrees:.2f} degrees apart), which would be lost in "
+            "NIfTI; use .nrrd."
+        )
 
 
 def list_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
@@ -169,14 +205,42 @@ def _set_geometry(image: sitk.Image, geometry: ImageGeometry) -> None:
 
 
 def _write(path: str | os.PathLike[str], image: sitk.Image) -> None:
+    """Write a file and read it back, because ITK's writers of NIfTI, PNG and TIFF do not tell when a disk is full."""
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"{path}: cannot be written ({_last_line(error)}). Is the disk full?") from error
+        if not _holds(temporary, image):
+            raise OSError(f"{path}: cannot be written whole. Is the disk full, or the size of files limited?")
+
+
+def _holds(path: Path, image: sitk.Image) -> bool:
+    try:
+        found = _read_file(path)
+    except ImageFileError:
+        return False
+    # Zeros for NaN and infinity, because ITK's reader of NIfTI gives zeros for them.
+    there, wanted = (
+        np.nan_to_num(sitk.GetArrayViewFromImage(each), nan=0, posinf=0, neginf=0) for each in (found, image)
+    )
+    return np.array_equal(there, wanted)
 
 
 def _read_file(path: Path) -> sitk.Image:
+    if path.name.lower().endswith(NIFTI_ENDINGS) and is_truncated(path):
+        raise ImageFileError(f"{path}: damaged: it does not hold all its voxels. Copy or download it again.")
     try:
-        return sitk.ReadImage(str(path))
+        if png.is_grey_with_alpha(path):
+            return _read_grey_with_alpha(path)
+        with name_for_itk(path) as found:
+            return sitk.ReadImage(str(found))
     except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise ImageFileError(
+                f"{path}: sheared: its axes are not at right angles, which is not read from NIfTI. Save it as .nrrd, "
+                "or resample it, for instance by nibabel.processing.resample_to_output."
+            ) from error
         raise ImageFileError(
             f"{path}: not an image that can be read (NRRD, NIfTI, MHA, DICOM, PNG, JPEG, TIFF): {_last_line(error)}"
         ) from error
@@ -186,7 +250,8 @@ def _choose_series(folder: Path, series_uid: str | None) -> DicomSeries:
     every = list_series(folder)
     if not every:
         raise ImageFileError(f"{folder}: no DICOM images in this folder; name the folder that holds the .dcm files.")
-    chosen = [series for series in every if series_uid is None or series.uid.startswith(series_uid)]
+    exact = [series for series in every if series.uid == series_uid]
+    chosen = exact or [series for series in every if series.uid.startswith(series_uid or "")]
     if len(chosen) == 1:
         return chosen[0]
     listing = "\n".join(f"  {series.uid}  {len(series.files):4d} files  {series.description}" for series in every)
@@ -195,36 +260,29 @@ def _choose_series(folder: Path, series_uid: str | None) -> DicomSeries:
 
 
 def _read_series(series: DicomSeries) -> sitk.Image:
-    _check_slice_distances(series)
+    _check_stack(series)
     try:
         return sitk.ReadImage(list(series.files)) if len(series.files) > 1 else sitk.ReadImage(series.files[0])
     except RuntimeError as error:
         raise ImageFileError(f"DICOM series {series.uid} cannot be read as one volume: {_last_line(error)}") from error
 
 
-def _check_slice_distances(series: DicomSeries) -> None:
-    """Refuse what ITK would read with wrong positions: missing slices, stacks that overlap, a tilted gantry."""
+def _check_stack(series: DicomSeries) -> None:
+    """Refuse what ITK would read with wrong positions; images without any position are taken as they come."""
     headers = [_header(file) for file in series.files]
-    if len(headers) < 3 or any(header.GetDimension() != 3 for header in headers):
+    placed = any(header.HasMetaDataKey(_POSITION) or any(header.GetOrigin()) for header in headers)
+    if len(headers) < 2 or not placed or any(header.GetDimension() != 3 for header in headers):
         return
-    normal = np.reshape(headers[0].GetDirection(), (3, 3))[:, 2]
-    shifts = np.diff([header.GetOrigin() for header in headers], axis=0)
-    steps = shifts @ normal
-    usual = float(np.median(steps))
-    across = np.linalg.norm(shifts - steps[:, None] * normal, axis=1)
-    if across.max() > _SLICE_DISTANCE_TOLERANCE * abs(usual):
-        raise ImageFileError(
-            f"DICOM series {series.uid}: each slice is shifted by {across.max():.3f} mm against the one before (a "
-            "tilted gantry); load it in 3D Slicer, which straightens it, and save it as .nrrd."
+    places = [
+        SlicePlace(
+            file, np.array(header.GetOrigin()), np.reshape(header.GetDirection(), (3, 3)), header.GetSpacing()[:2]
         )
-    worst = int(np.argmax(np.abs(steps - usual)))
-    if abs(steps[worst] - usual) > _SLICE_DISTANCE_TOLERANCE * abs(usual):
-        raise ImageFileError(
-            f"DICOM series {series.uid}: slices are {usual:.3f} mm apart, but {steps[worst]:.3f} mm between\n"
-            f"  {series.files[worst]}\n  {series.files[worst + 1]}\n"
-            "Slices are missing or several stacks share the series; load it in 3D Slicer, which resamples it, and save "
-            "it as .nrrd."
-        )
+        for file, header in zip(series.files, headers, strict=True)
+    ]
+    try:
+        check_stack(places)
+    except ValueError as error:
+        raise ImageFileError(f"DICOM series {series.uid}: {error}") from error
 
 
 def _header(file: str) -> sitk.ImageFileReader:
@@ -267,9 +325,7 @@ def _grey_or_rgb(array: NDArray[np.generic], components: int, path: Path) -> NDA
     if components not in (3, 4):
         raise ImageFileError(f"{path}: {components} values a voxel; grey (1) and colour (3) images can be segmented.")
     color = np.ascontiguousarray(array[..., :3])
-    if color.dtype == np.uint16:
-        return (color // 257).astype(np.uint8)
-    if color.dtype != np.uint8:
+    if color.dtype not in (np.uint8, np.uint16):
         raise ImageFileError(f"{path}: colour values of type {color.dtype}; save them as 8-bit RGB.")
     return color
 
@@ -278,3 +334,10 @@ def _last_line(error: RuntimeError) -> str:
     """What ITK complains about, without its stack of source files."""
     lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "unknown reason."
+
+
+def _read_grey_with_alpha(path: Path) -> sitk.Image:
+    with tempfile.TemporaryDirectory(prefix="dbsam-") as folder:
+        disguised = Path(folder) / "grey.png"
+        disguised.write_bytes(png.disguise(path.read_bytes()))
+        return sitk.GetImageFromArray(png.grey_of(sitk.GetArrayFromImage(sitk.ReadImage(str(disguised)))))

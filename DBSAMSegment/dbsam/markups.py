@@ -58,7 +58,7 @@ def read_roi(path: str | Path) -> list[MarkupsRoi]:
     path = Path(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
     content: dict[str, Any] = document if isinstance(document, dict) else {}
     schema, markups = content.get("@schema"), content.get("markups")
@@ -81,6 +81,16 @@ def read_roi(path: str | Path) -> list[MarkupsRoi]:
     return rois
 
 
+def refuse_inside_out(roi: MarkupsRoi) -> None:
+    """Refuses an ROI that stands for everything but its box.
+
+    Raises:
+        ValueError: it is inside out.
+    """
+    if roi.inside_out:
+        raise ValueError(f"ROI {roi.name!r} is set to inside out; its inside is segmented: switch that off.")
+
+
 def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
     """Writes one or several ROIs as a .mrk.json file that Slicer opens, in LPS.
 
@@ -101,7 +111,9 @@ def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
 def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> MarkupsRoi:
     where = f"ROI {name!r} of {path}"
     system = markup.get("coordinateSystem", "LPS")
-    if system not in _FLIPS:
+    if not isinstance(name, str):
+        raise ValueError(f"{where} has the name {name!r}, which is no text. Name it in Slicer and save it again.")
+    if not isinstance(system, str) or system not in _FLIPS:
         raise ValueError(f"{where} has the coordinate system {system!r}. Save it as LPS or RAS.")
     size = _numbers(markup, "size", 3, where)
     if size.min() <= 0:
@@ -114,15 +126,25 @@ def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> Markup
     except ValueError as error:
         raise ValueError(f"{where} encloses no volume: {error}") from error
     _require_right_angles(box, where)
-    display = markup.get("display", {})
-    color = display.get("selectedColor", display.get("color"))  # ROI points are "selected" unless the user unticks them
     return MarkupsRoi(
         name=name,
         box=box,
-        color_rgb=None if color is None else (float(color[0]), float(color[1]), float(color[2])),
+        color_rgb=_color(markup, where),
         roi_type=markup.get("roiType", "Box"),
         inside_out=bool(markup.get("insideOut", False)),
     )
+
+
+def _color(markup: Mapping[str, Any], where: str) -> tuple[float, float, float] | None:
+    display = markup.get("display", {})
+    if not isinstance(display, dict):
+        raise ValueError(f"{where} has {display!r} as 'display', which holds its colour. Save it in Slicer again.")
+    # ROI points are "selected" unless the user unticks them.
+    key = "selectedColor" if "selectedColor" in display else "color"
+    if display.get(key) is None:
+        return None
+    red, green, blue = _numbers(display, key, 3, where)
+    return float(red), float(green), float(blue)
 
 
 def _markup_from_roi(roi: MarkupsRoi) -> dict[str, Any]:

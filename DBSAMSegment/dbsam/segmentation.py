@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,7 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
 
     Raises:
         ValueError: No segments, another ending, or a mask that doesn't fit in the volume.
+        OSError: The file cannot be written, or not whole; a former one stays.
     """
     if not segments:
         raise ValueError("A segmentation needs at least one segment.")
@@ -143,20 +145,25 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
         "Segmentation_ReferenceImageExtentOffset:=0 0 0",
     ]
     header = _nrrd_header(voxels, geometry, layer_count) + "".join(f"{field}\n" for field in fields) + "\n"
+    content = header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(header.encode("utf-8") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0))
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, moved to `path` when the block ends and deleted when it fails.
 
-    Readers see the old file or the whole new one. The path has the name's endings, by which writers know the format.
+    Readers see the old file or the whole new one. The path has the name's endings, by which writers know the format,
+    in lower case, because some know no other.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dbsam-", dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+        temporary = Path(folder) / target.name.lower()
         yield temporary
         os.replace(temporary, target)
 
@@ -214,7 +221,9 @@ def _vector(values: NDArray[np.float64]) -> str:
 
 
 def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n")
+    """A value of an NRRD key; control characters but tabs, which readers stop at or drop, become blanks."""
+    kept = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", value.replace("\r\n", "\n"))
+    return kept.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _label_dtype(largest_label: int) -> np.dtype[np.generic]:

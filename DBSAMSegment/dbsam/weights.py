@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".pth", ".pt")
+_PYTORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch before 1.6 begin
 
 
 class WeightsNotFoundError(CheckpointError):
@@ -81,7 +83,7 @@ def find_weights(name: str) -> Path | None:
 
 
 def download(name: str, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> Path:
-    """Fetch named weights from their official address to the cache folder, unless they are there.
+    """Fetch named weights from their official address to the cache folder, unless they are on this computer.
 
     Args:
         name: Name in the registry.
@@ -95,7 +97,10 @@ def download(name: str, progress: ProgressCallback | None = None, cancel: Cancel
     """
     entry = registered(name)
     if entry.remote is None:
-        raise _not_found(entry)
+        path = find_weights(name)
+        if path is None:
+            raise _not_found(entry)
+        return path
     return download_file(entry.remote, cache_folder() / entry.file_name, progress, cancel)
 
 
@@ -291,5 +296,17 @@ def _info_of_pickle(path: Path, progress: ProgressCallback | None, cancel: Cance
                 f"{seen}, where {remote.size_bytes:,} bytes and {wanted.value} were expected. Remove it to download it "
                 "again; if it is your own file, give it another name."
             )
+    _check_pickle(path)
     logger.warning("%s is none of the published weights: loading it as SAM ViT-B weights of unknown origin.", path)
     return CheckpointInfo(path.stem, "", named_config("sam"), "unknown", "", tensors_sha256=sha256)
+
+
+def _check_pickle(path: Path) -> None:
+    """Refuse, without loading it, what PyTorch has not written: a zip archive, whose end is there, or a bare pickle."""
+    with path.open("rb") as file:
+        begins_as_pickle = file.read(len(_PYTORCH_PICKLE)) == _PYTORCH_PICKLE
+    if not begins_as_pickle and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or not a weights file of PyTorch: copy or download "
+            "it again."
+        )
