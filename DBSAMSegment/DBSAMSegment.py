@@ -120,8 +120,7 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         """Lets go of the nodes that are about to be deleted."""
-        self.panel.setParameterNode(None)
-        self.panel.result.show(None)
+        self.panel.forgetScene()
 
     def onSceneEndClose(self, caller, event):
         """Starts anew in the empty scene."""

@@ -95,7 +95,7 @@ def renderResult(widget: Any, path: Path) -> Path:
 
     parameters = widget.logic.getParameterNode()
     segmentId = parameters.segmentation.GetSegmentation().GetNthSegmentID(0)
-    result = widget.logic.runner.lastResult(parameters.segmentation, segmentId)
+    result = widget.logic.runner.lastResults.of(parameters.segmentation, segmentId)
     volume = snapshotVolume(parameters.volume).copy()
     box = roiBox(parameters.rois[0], parameters.volume)
     segment = Segment.from_result(parameters.rois[0].GetName(), result)

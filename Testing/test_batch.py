@@ -174,6 +174,7 @@ def test_a_manifest_holds_boxes_too(tmp_path):
     ("header", "row", "message"),
     [
         ("volume,roi,outptu", "a,b,c", "unknown columns outptu"),
+        ("volume,roi,output,axis", "a,b,c.nrrd,diagonal", "axis 'diagonal' is none of auto, axial"),
         ("roi,output", "a,b", "no column volume"),
         ("volume,roi,output", "a.nrrd,,a.nrrd", "line 2: Nothing says where the structure is"),
         ("volume,roi,output", "a.nrrd,a.mrk.json,a.txt", "line 2: .*a.txt: unknown ending"),
@@ -243,7 +244,7 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
         return short[0], short[1], short[2]
 
     assert run() == (["block", "other"], [], ["missing"])
-    record = json.loads(records.read_text().splitlines()[1])
+    record = json.loads(records.read_text(encoding="utf-8").splitlines()[1])
     assert record["output"] == "out/missing.nrrd", "as from the manifest's folder"
     assert "missing.nrrd: no such file" in record["error"]
     assert run() == ([], ["block", "other"], ["missing"])

@@ -78,7 +78,7 @@ def write_mhd(folder: Path) -> tuple[Path, Path]:
     io.write_volume(folder / "a.mha", block_voxels(), GEOMETRY)
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.mha")), str(folder / "ct.mhd"))
     (folder / "ct.raw").rename(folder / "other name.raw")
-    header = (folder / "ct.mhd").read_text().replace("ct.raw", "other name.raw")
+    header = (folder / "ct.mhd").read_text(encoding="utf-8").replace("ct.raw", "other name.raw")
     (folder / "ct.mhd").write_text(header)
     return folder / "ct.mhd", folder / "other name.raw"
 
@@ -96,7 +96,7 @@ def write_nhdr_in_slices(folder: Path) -> tuple[Path, Path]:
     for number in range(8):
         (folder / f"slice{number + 1:03d}.raw").write_bytes(content[number * size : (number + 1) * size])
     data.unlink()
-    header.write_text(header.read_text().replace("data file: ct.raw", "data file: slice%03d.raw 1 8 1"))
+    header.write_text(header.read_text(encoding="utf-8").replace("data file: ct.raw", "data file: slice%03d.raw 1 8 1"))
     return header, folder / "slice005.raw"
 
 

@@ -86,9 +86,9 @@ def test_fifty_cases_are_as_from_one_process_when_a_worker_is_killed_in_the_midd
     assert sorted(told) == list(range(50)), "each case is told once"
     assert (len(summary.done), summary.failed) == (50, {})
     assert contents(two / "out") == contents(one / "out")
-    records = [json.loads(line) for line in (two / "done.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (two / "done.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["status"] for record in records] == ["done"] * 50
-    loads = (two / "loads.txt").read_text().split()
+    loads = (two / "loads.txt").read_text(encoding="utf-8").split()
     assert len(loads) == len(set(loads)) == 3, "one model for each of two workers and the killed one's successor"
     assert str(os.getpid()) not in loads
 

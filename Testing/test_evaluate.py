@@ -177,7 +177,7 @@ def test_figures_on_foreign_data_are_those_of_an_independent_computation(
         (instance_folder.name, "2", "Microscopy"),
     }
 
-    summary = json.loads((report / "summary.json").read_text())
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
     means = {(m["prompt"], m["model"], m["group"]): m["dsc"] for m in summary["means"]}
     by_dataset = {
         name: np.mean([dsc for key, (dsc, _) in expected.items() if key[0] == name]) for name, _, _ in expected
@@ -188,7 +188,7 @@ def test_figures_on_foreign_data_are_those_of_an_independent_computation(
     assert means["roi", "box-ellipse", "3d"]["value"] == pytest.approx(by_dataset[oblique_folder.name])
     assert means["roi", "box-ellipse", "ill-posed"]["value"] == pytest.approx(by_dataset[instance_folder.name])
     assert means["roi", "box-ellipse", "all"]["objects"] == 6
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     assert f"{100 * np.mean(well_posed):.2f}" in text
     assert "Liver CT" in text  # the paper's task beside ours
     for prompt in ("paper", "roi"):
@@ -209,7 +209,7 @@ def test_only_data_sets_whose_licence_is_open_are_scored_if_asked_for(
     tmp_path: Path, rgb_folder, instance_folder
 ) -> None:
     for folder, licence in ((rgb_folder, "CC BY-NC 4.0"), (instance_folder, "CC BY 4.0")):
-        facts = json.loads((folder / "dataset.json").read_text())
+        facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         write_json(folder / "dataset.json", {**facts, "licence": licence})
     arguments = ["evaluate", "--data", str(rgb_folder.parent), "--model", "box-ellipse", "--licence", "open"]
     arguments += ["--split", "all"]
@@ -264,9 +264,9 @@ def test_broken_cases_are_named_and_the_others_go_on(rgb_folder: Path, tmp_path:
     report = tmp_path / "report"
     arguments = ["evaluate", "--data", str(rgb_folder), "--report", str(report), "--model"]
     assert main([*arguments, "box-ellipse"]) == 0
-    summary = json.loads((report / "summary.json").read_text())
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
     assert [(p["case"], p["skipped"]) for p in summary["problems"]] == [("a", True)]
-    assert "| a |" in (report / "report.md").read_text()
+    assert "| a |" in (report / "report.md").read_text(encoding="utf-8")
     assert summary["datasets"][0]["cases"] == 1
     Image.fromarray(np.full((90, 150), 5, np.uint8)).save(rgb_folder / "imagesTr/b_0000.png")
     assert main([*arguments, "box-ellipse"]) == 1

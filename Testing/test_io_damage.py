@@ -168,3 +168,10 @@ def test_a_picture_of_12_bits_a_colour_keeps_its_levels_and_the_report_names_its
     assert 1 <= window.low < 30
     assert 3970 < window.high <= 4000
     assert "the image is in colour, from 1 to 4000" in window.reason
+
+
+def test_a_colour_volume_of_one_slice_is_written_whole(tmp_path):
+    grid = ImageGeometry.from_spacing((1.0, 1.0, 2.0), (6, 5, 1))
+    colours = np.arange(90, dtype=np.uint8).reshape(1, 5, 6, 3)
+    io.write_volume(tmp_path / "a.nii.gz", colours, grid)
+    np.testing.assert_array_equal(io.read_volume(tmp_path / "a.nii.gz").voxels.squeeze(), colours.squeeze())

@@ -23,7 +23,7 @@ def sorted_corners(box: OrientedBox) -> np.ndarray:
 
 def edited(tmp_path: Path, **changes: object) -> Path:
     """Copies the rotated ROI with some of its properties replaced (None: removed)."""
-    document = json.loads(ROTATED.read_text())
+    document = json.loads(ROTATED.read_text(encoding="utf-8"))
     document["markups"][0].update(changes)
     document["markups"][0] = {key: value for key, value in document["markups"][0].items() if value is not None}
     path = tmp_path / "edited.mrk.json"
@@ -67,7 +67,7 @@ def test_a_scaled_orientation_scales_the_roi_as_in_slicer(tmp_path):
 
 
 def test_every_roi_of_a_file_is_read_and_other_markups_are_passed_over(tmp_path):
-    document = json.loads(ROTATED.read_text())
+    document = json.loads(ROTATED.read_text(encoding="utf-8"))
     roi = document["markups"][0]
     document["markups"] = [{**roi, "name": "liver"}, {"type": "Fiducial"}, {**roi, "center": [1, 2, 3]}]
     path = tmp_path / "two.mrk.json"
@@ -106,7 +106,7 @@ def test_an_unusable_roi_is_refused_with_the_value_and_the_file(tmp_path, change
 def test_an_roi_without_a_colour_of_its_own_has_none_and_a_display_of_null_is_refused(tmp_path):
     assert read_roi(edited(tmp_path, display={"color": None}))[0].color_rgb is None
     path = edited(tmp_path, display={})
-    path.write_text(path.read_text().replace('"display": {}', '"display": null'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"display": {}', '"display": null'))
     with pytest.raises(ValueError, match=r"edited\.mrk\.json has None as 'display', which holds its colour"):
         read_roi(path)
 
@@ -157,7 +157,7 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_written_axes_are_right_handed_and_the_centre_point_is_there(tmp_path):
     path = tmp_path / "roi.mrk.json"
     write_roi(path, oblique_rois()[1])
-    (markup,) = json.loads(path.read_text())["markups"]
+    (markup,) = json.loads(path.read_text(encoding="utf-8"))["markups"]
     assert np.linalg.det(np.reshape(markup["orientation"], (3, 3))) > 0
     assert markup["size"] == [20, 40, 60]
     assert markup["controlPoints"][0]["position"] == markup["center"]  # without it Slicer sets the size to zero

@@ -13,7 +13,8 @@ import pytest
 sitk = pytest.importorskip("SimpleITK")
 Image = pytest.importorskip("PIL.Image")
 
-from dbsam_training.nnunet import CaseError, RawDataset, class_of, find_datasets  # noqa: E402
+from dbsam_training.layouts import find_sources  # noqa: E402
+from dbsam_training.nnunet import CaseError, RawDataset, class_of  # noqa: E402
 
 
 def make_dataset(folder: Path, content: dict[str, Any], splits: Any = None) -> Path:
@@ -251,11 +252,11 @@ def test_data_sets_are_found_one_level_below_a_folder(tmp_path: Path) -> None:
     content = {"labels": {"background": 0, "x": 1}}
     make_dataset(tmp_path / "raw" / "Dataset002_B", content)
     first = make_dataset(tmp_path / "raw" / "Dataset001_A", content)
-    found = find_datasets([first, tmp_path / "raw"])
+    found = find_sources([first, tmp_path / "raw"])
     assert [dataset.info.name for dataset in found] == ["Dataset001_A", "Dataset002_B"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty"):
-        find_datasets([tmp_path / "empty"])
+        find_sources([tmp_path / "empty"])
 
 
 def test_a_dataset_json_without_labels_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Which box, segment and volume the panel takes: nothing is replaced that a run has nothing to do with."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,17 @@ def test_another_box_gets_a_segment_of_its_own(panel):
     found = sizes(node.segmentation)
     assert sorted(found) == ["kidney", "liver"]
     assert found["kidney"] == found["liver"] > 0
+
+
+def test_a_deleted_boxs_segment_is_not_the_next_ones(panel):
+    node = panel.logic.getParameterNode()
+    liver = block_roi("liver")
+    check(panel, liver, True)
+    apply(panel)
+    slicer.mrmlScene.RemoveNode(liver)
+    check(panel, block_roi("kidney"), True)
+    apply(panel)
+    assert sorted(sizes(node.segmentation)) == ["kidney", "liver"]
 
 
 def test_a_box_keeps_its_segment_when_that_is_renamed(panel):
@@ -165,6 +178,11 @@ def test_corrected_boxes_stay_with_their_box_and_volume(panel):
     assert corrected(first) == {}
     node.volume = volume
     assert list(corrected(first)) == [5]
+    slicer.mrmlScene.RemoveNode(volume)
+    node.volume = block_volume("next")
+    assert corrected(first) == {}
+    node.volume = block_volume("last")
+    panel.panel.corrections.set(first, RoiKeyBoxes(2, {5: [1.0, 1.0, 8.0, 8.0]}))
     slicer.mrmlScene.RemoveNode(first)
     assert corrected(second) == {}
 
@@ -189,7 +207,12 @@ def test_a_result_leaves_with_its_volume(panel, change):
     if change == "volume":
         node.volume = block_volume("other")
     else:
+        gone = []
+        node.volume.AddObserver("DeleteEvent", lambda *_: gone.append(1))
+        del node
         host.new_scene()
+        gc.collect()
+        assert gone
     assert panel.panel.result.segment is None
     assert not panel.ui.correctButton.enabled
 

@@ -43,7 +43,11 @@ def test_the_scene_is_written_with_its_geometry_and_names(module, tmp_path):
     pairs = [pair("head one", "liver"), pair("two", "spleen")]
     names = exportPairs([ScenePair(volume, segmentation) for volume, segmentation, _ in pairs], tmp_path)
     assert names == ["head_one_1", "two_2"]
-    assert json.loads((tmp_path / "dataset.json").read_text())["labels"] == {"background": 0, "liver": 1, "spleen": 2}
+    assert json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))["labels"] == {
+        "background": 0,
+        "liver": 1,
+        "spleen": 2,
+    }
     from dbsam_training.nnunet import RawDataset
 
     dataset = RawDataset(tmp_path)
@@ -80,7 +84,7 @@ def test_stopping_ends_the_process_and_what_it_started(module, tmp_path, monkeyp
     script.rename(tmp_path / "dbsam_training" / "train.py")
     process.start([])
     until(lambda: "started" in process.state().log)
-    pid = int((tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
     process.stop()
     assert not process.running
     until(lambda: not alive(pid))

@@ -15,8 +15,9 @@ from training_cases import write_pictures
 from dbsam_training.baselines import BASELINES
 from dbsam_training.cli import main
 from dbsam_training.evaluate import Settings, evaluate
+from dbsam_training.images import read_image
 from dbsam_training.layouts import find_sources
-from dbsam_training.nnunet import RawDataset
+from dbsam_training.nnunet import CaseError, RawDataset
 from dbsam_training.prepare import BrokenDataError, prepare
 from dbsam_training.recipes import DataOptions
 from dbsam_training.store import TrainingStore
@@ -241,7 +242,7 @@ def test_an_image_without_labels_is_reported(tmp_path, caplog, images, labels, m
     (tmp_path / "set/dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}}))
     report = prepare(find_sources([tmp_path / "set"]), tmp_path / "store", SLICES)
     assert report.left_out == {"set, image a1": "it has no label file"}
-    assert json.loads((tmp_path / "store/report.json").read_text())["left_out"] == report.left_out
+    assert json.loads((tmp_path / "store/report.json").read_text(encoding="utf-8"))["left_out"] == report.left_out
     assert "1 images have no label file" in caplog.text
 
 
@@ -265,7 +266,7 @@ def test_other_layouts_are_evaluated_too(tmp_path):
         write_png(tmp_path / f"set/labels/a{n}.png", np.tri(40))
     arguments = ["evaluate", "--data", str(tmp_path / "set"), "--model", "otsu", "--report", str(tmp_path / "report")]
     assert main(arguments) == 0
-    assert (tmp_path / "report/cases.csv").read_text().count("\n") == 2
+    assert (tmp_path / "report/cases.csv").read_text(encoding="utf-8").count("\n") == 2
     assert main([*arguments, "--split", "test"]) == 2
 
 
@@ -283,3 +284,18 @@ def test_a_case_that_a_model_refuses_for_each_prompt_is_counted_once(tmp_path, m
     arguments = ["--model", "otsu", "box-ellipse", "--prompt", "paper", "roi", "--report", str(tmp_path / "report")]
     assert main(["evaluate", "--data", str(folder), *arguments]) == 0
     assert "1 cases were skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["imagesTr/v1_0000.nii.gz", "labelsTr/v1.nii.gz"])
+def test_half_a_nifti_makes_a_case_unfit(tmp_path, file):
+    folder = write_volumes(tmp_path / "Dataset001_V")
+    path = folder / file
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CaseError, match="is damaged: it does not hold all its voxels"):
+        RawDataset(folder).read_case("v1")
+
+
+def test_a_compressed_nifti_beside_its_namesake_is_read_itself(tmp_path):
+    write_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5)))
+    write_nifti(tmp_path / "a.nii.gz", np.full((3, 4, 5), 7.0))
+    assert read_image([tmp_path / "a.nii.gz"]).array_KJI.max() == 7

@@ -326,7 +326,7 @@ def test_an_exported_run_comes_back_bit_for_bit_with_its_provenance(store, tmp_p
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
     assert (info.name, info.licence, info.recipe["trained_steps"]) == ("compact", "MIT", 4)
     assert [(d.name, d.licence, d.cases) for d in info.datasets] == [("Dataset001_Discs", "CC0", 5)]
-    card = (tmp_path / "card.md").read_text()
+    card = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "| Dataset001_Discs | CC0 | made for a test | 5 |" in card
     assert info.tensors_sha256 in card
 
@@ -358,7 +358,7 @@ def test_a_blended_export_lies_between_the_start_and_the_trained_weights(store, 
     key = "image_encoder.blocks.0.mlp.lin1.weight"
     assert not torch.equal(states[1.0][key], start[key])
     torch.testing.assert_close(states[0.25][key], 0.75 * start[key] + 0.25 * states[1.0][key])
-    assert "Blended: 0.25 of the trained weights" in (tmp_path / "0.25.md").read_text()
+    assert "Blended: 0.25 of the trained weights" in (tmp_path / "0.25.md").read_text(encoding="utf-8")
     with pytest.raises(SettingError, match=r"this one's model\.base is empty"):
         export_run(tmp_path / "first", tmp_path / "x.safetensors", tmp_path / "x.md", ExportOptions(blend=0.5))
     with pytest.raises(SettingError, match=r"at most 1, not 1\.5"):

@@ -62,7 +62,7 @@ def test_slices_hold_one_sample_for_each_object_on_each_axial_slice(tmp_path):
     assert (x0, x1) == pytest.approx((6 / 30 * 256 - 0.5, 18 / 30 * 256 - 0.5), abs=0.01)
     assert (y0, y1) == pytest.approx((4 / 20 * 256 - 0.5, 10 / 20 * 256 - 0.5), abs=0.01)
     assert batch["pixels"].tolist() == [1, 1, 1, 1]
-    part = json.loads((tmp_path / "store/parts/Dataset001_V.train.0000/part.json").read_text())
+    part = json.loads((tmp_path / "store/parts/Dataset001_V.train.0000/part.json").read_text(encoding="utf-8"))
     assert part["counts"] == {"images": 0, "greys": 3, "samples": 4}
 
 

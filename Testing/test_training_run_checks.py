@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_new_data_do_not_replace_the_store_of_a_run(tmp_path, capsys):
     command += ["--output", str(tmp_path / "run")]
     assert main(command) == 0
     before = TrainingStore(tmp_path / "run/store").signature
-    splits = (folder / "splits_final.json").read_text()
+    splits = (folder / "splits_final.json").read_text(encoding="utf-8")
     (folder / "splits_final.json").write_text(splits.replace('"case2", ', ""))
     assert main(command) == 2
     assert "holds a run on other data: Dataset001_Discs.train would change" in capsys.readouterr().err
@@ -126,3 +127,15 @@ def test_new_data_do_not_replace_the_store_of_a_run(tmp_path, capsys):
     (folder / "labelsTr/case2.png").write_bytes((folder / "labelsTr/case3.png").read_bytes())
     assert main(command) == 2
     assert read_state(tmp_path / "run/last.pt")["step"] == 2
+
+
+def test_a_run_goes_on_with_its_data_in_another_place(tmp_path):
+    folder = write_pictures(tmp_path / "here/Dataset001_Discs", 6)
+    moved = tmp_path / "there/Dataset001_Discs"
+    for steps, data in ((1, folder), (2, moved)):
+        if data is moved:
+            shutil.copytree(folder, moved)
+            shutil.rmtree(folder)
+        config = recipe_file(tmp_path, run__steps=steps)
+        assert main(["fit", "--config", config, "--data", str(data), "--output", str(tmp_path / "run")]) == 0
+        assert read_state(tmp_path / "run/last.pt")["step"] == steps

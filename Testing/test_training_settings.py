@@ -63,7 +63,7 @@ def test_an_output_that_is_a_file_is_refused_in_words(store, tmp_path, capsys):
         for output in ("file", "file/below"):
             assert main([*command, "--output", str(tmp_path / output)]) == 2
             assert str(tmp_path / "file") in capsys.readouterr().err
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_full_disk_ends_in_words_and_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):

@@ -145,6 +145,7 @@ class _Cases:
 def in_bfloat16(model: DBSAM) -> DBSAM:
     """The network as `ModelPredictor` computes with it in bfloat16."""
     model.image_encoder.to(torch.bfloat16)
+    model.image_encoder.neck.float()
     return model
 
 

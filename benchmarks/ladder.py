@@ -19,8 +19,9 @@ import numpy as np
 from timing import print_table
 
 from dbsam_training.cli import main as dbsam_train
+from dbsam_training.dataset_info import DatasetInfo
 from dbsam_training.evaluate import PROMPTS
-from dbsam_training.nnunet import DatasetInfo, find_datasets
+from dbsam_training.layouts import find_sources
 from dbsam_training.statistics import Row, compare_models, group_by, mean_over_datasets
 from dbsam_training.summary import GROUPS, METRICS
 
@@ -54,7 +55,7 @@ def main() -> None:
         starts = f"model.base={base}"
         weights = [base, *(_train(options.output, row, options.store, seed, starts) for row in ROWS)]
         reports.append(_evaluate(options.output / f"report-{seed}", options.data, weights, options.prompts))
-    infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
+    infos = {dataset.info.name: dataset.info for dataset in find_sources([options.data])}
     by_seed = [list(_rows(report)) for report in reports]
     for prompt in options.prompts:
         _print(prompt, [[row for row in rows if row.prompt == prompt] for rows in by_seed], infos)

@@ -25,8 +25,8 @@ from timing import print_table
 
 from dbsam_training.cli import main as dbsam_train
 from dbsam_training.dataset_info import DatasetInfo
+from dbsam_training.layouts import find_sources
 from dbsam_training.licences import is_open
-from dbsam_training.nnunet import find_datasets
 from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
 
 RECIPE = "compact"
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="number of folds")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help='of "all", "open" and the folds from "1" on')
     options = parser.parse_args()
-    infos = {dataset.info.name: dataset.info for dataset in find_datasets([options.data])}
+    infos = {dataset.info.name: dataset.info for dataset in find_sources([options.data])}
     left_out = runs_of(infos, options.count)
     if unknown := set(options.runs or ()) - set(left_out):
         parser.error(f"Unknown runs {sorted(unknown)}: choose from {', '.join(left_out)}.")

@@ -26,7 +26,7 @@ class Corrections:
     def of(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> RoiKeyBoxes:
         """The corrected boxes of an ROI on the chosen volume."""
         parameters = self._parameters()
-        if parameters.keyBoxesVolume not in (None, parameters.volume):
+        if parameters.keyBoxesVolume is not parameters.volume:
             return RoiKeyBoxes()
         # A deleted ROI leaves a gap in the list, by which the others keep their places.
         rois = list(parameters.rois or [])

@@ -113,6 +113,12 @@ class Panel(VTKObservationMixin):
             self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
         self._onParameters()
 
+    def forgetScene(self) -> None:
+        """Lets go of everything of a scene that is closed."""
+        self.setParameterNode(None)
+        self.result.show(None)
+        self.segment.forget()
+
     def rois(self) -> list[slicer.vtkMRMLMarkupsROINode]:
         """The checked ROIs that still exist."""
         return [node for node in (self._get("rois") or []) if node is not None and node.GetScene() is not None]
@@ -123,8 +129,7 @@ class Panel(VTKObservationMixin):
             return
         former, chosen = self.rois(), list(self.ui.roiSelector.checkedNodes())
         with slicer.util.NodeModify(self._parameters.parameterNode):
-            if former and chosen != former:
-                self._parameters.segmentId = ""
+            self.segment.check(former, chosen)
             self.corrections.check(chosen)
 
     def onSegmentChosen(self, segmentId: str) -> None:

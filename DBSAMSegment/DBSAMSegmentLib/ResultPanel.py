@@ -122,8 +122,8 @@ class ResultPanel:
         roiNode, index = self._correction
         with slicer.util.tryWithErrorDisplay(_("The box can't be used.")):
             box_xyxy = boxOnSlice(roiNode, volumeNode, segment.axis, index)
-            self.endCorrection()
             self._onRedo(segment, index, box_xyxy)
+            self.endCorrection()
 
     def onClearKeyBoxes(self) -> None:
         """Forgets all corrected boxes of the shown segment."""

@@ -25,6 +25,7 @@ class SegmentChoice:
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._target: tuple[Any, Any] | None = None
         self._rois: list[slicer.vtkMRMLMarkupsROINode] = []
+        self._ofRoi: slicer.vtkMRMLMarkupsROINode | None = None
 
     def segmentId(self) -> str:
         """The chosen segment; "" if there is none or it was deleted."""
@@ -39,7 +40,13 @@ class SegmentChoice:
         parameters = self._parameters()
         # Where the chosen segment was deleted, Slicer's selector offers the first one of the others by itself.
         offered = parameters.segmentId and not self.segmentId()
+        self._ofRoi = None
         parameters.segmentId = "" if offered else segmentId or ""
+
+    def check(self, former: list[slicer.vtkMRMLMarkupsROINode], rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
+        """Ends the choice where other boxes are checked than before, or than the one that it was written by."""
+        if (former and former != rois) or self._ofRoi not in (None, *rois):
+            self._parameters().segmentId = ""
 
     def start(self, rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
         """Notes what a run is for."""
@@ -54,6 +61,11 @@ class SegmentChoice:
         """Keeps a box's segment for its next run, whatever its name becomes."""
         if len(segmentIds) == 1 and self._rois == rois and self.isTarget():
             self._parameters().segmentId = segmentIds[0]
+            self._ofRoi = rois[0]
+
+    def forget(self) -> None:
+        """Lets go of the nodes of a scene that is closed."""
+        self._target, self._rois, self._ofRoi = None, [], None
 
     def show(self, enabled: bool) -> None:
         """Shows the parameters; segments of two segmentations may have the same ID."""

@@ -53,7 +53,7 @@ class SegmentationRunner:
         self._cache: Any = None
         self._engine: Engine | None = None
         self._jobNodes: dict[Job, list[slicer.vtkMRMLNode]] = {}
-        self._lastResults = LastResults()
+        self.lastResults = LastResults()
         self._pace = Pace()
         self._observations = [
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose),
@@ -70,7 +70,7 @@ class SegmentationRunner:
             self.scene.RemoveObserver(tag)
         self._observations = []
         self._jobNodes.clear()
-        self._lastResults.forget()
+        self.lastResults.forget()
         self.writer.forget()
         ended = self.thread.stop()
         if ended:
@@ -175,7 +175,7 @@ class SegmentationRunner:
         Raises:
             ValueError: there is no former result of this segment to redo.
         """
-        former = self._lastResults.of(segmentationNode, segmentId)
+        former = self.lastResults.of(segmentationNode, segmentId)
         names = ("model", "device", "axis", "strategy", "intensity")
         settings = {name: options.pop(name) for name in names if name in options}
         settings["axis"] = former.axis
@@ -269,12 +269,12 @@ class SegmentationRunner:
     def undo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Takes back the last run; what was computed for this segmentation can't be redone in part any more."""
         self.writer.undo(segmentationNode)
-        self._lastResults.forget(segmentationNode)
+        self.lastResults.forget(segmentationNode)
 
     def redo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Brings back what `undo` took back."""
         self.writer.redo(segmentationNode)
-        self._lastResults.forget(segmentationNode)
+        self.lastResults.forget(segmentationNode)
 
     @property
     def needsPackages(self) -> bool:
@@ -315,7 +315,7 @@ class SegmentationRunner:
         if redoOnly is not None:
             segmentId = request.prompts[0].segmentId
             masks = replacedSlices(segmentId, results[0], redoOnly)
-            results = [mergedResult(self._lastResults.of(segmentationNode, segmentId), results[0], redoOnly)]
+            results = [mergedResult(self.lastResults.of(segmentationNode, segmentId), results[0], redoOnly)]
         else:
             masks = [
                 SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb)
@@ -325,7 +325,7 @@ class SegmentationRunner:
         if segmentationNode.GetDisplayNode() is None:
             segmentationNode.CreateDefaultDisplayNodes()
         for segment, result in zip(written, results, strict=True):
-            self._lastResults.keep(segmentationNode, segment.segmentId, result)
+            self.lastResults.keep(segmentationNode, segment.segmentId, result)
         segmentation = segmentationNode.GetSegmentation()
         named = [(one.segmentId, segmentation.GetSegment(one.segmentId).GetName(), one.clipped) for one in written]
         report = reportOf(request, results, named)
@@ -339,7 +339,7 @@ class SegmentationRunner:
             engine = self._engine
             self.thread.submit(Job(lambda job: engine.forgetVolume(), newCancelToken(), Priority.RUN))
         self.writer.forget()
-        self._lastResults.forget()
+        self.lastResults.forget()
         if self._cache is not None:
             self._cache.clear()
 
@@ -349,4 +349,4 @@ class SegmentationRunner:
                 job.cancel.cancel()
         if node.IsA("vtkMRMLSegmentationNode"):
             self.writer.forget(node.GetID())
-            self._lastResults.forget(node)
+            self.lastResults.forget(node)

@@ -24,6 +24,7 @@ from dbsam.batch_states import State, fingerprint, name_of, state_of_model, stat
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
+from dbsam.geometry import AXIS_NAMES
 from dbsam.progress import Cancelled
 
 if TYPE_CHECKING:
@@ -128,17 +129,24 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
-    """Refuse rows that would overwrite what another one writes or reads, by whatever path they name it."""
-    read = {file.resolve(): line for line, case in cases.items() for file in (case.volume, *case.roi_files)}
-    written: dict[Path, int] = {}
+    """Refuse rows that would overwrite what another one writes or reads, by whatever path they name it.
+
+    Paths that differ in case alone count as one, which they are on most disks of Windows and macOS.
+    """
+    read = {_place(file): line for line, case in cases.items() for file in (case.volume, *case.roi_files)}
+    written: dict[str, int] = {}
     for line, case in cases.items():
         for output in filter(None, (case.output, case.overlay)):
-            place = output.resolve()
+            place = _place(output)
             if place in written:
                 raise ManifestError(f"{path}, line {line}: {output} is already written by line {written[place]}.")
             if place in read:
                 raise ManifestError(f"{path}, line {line}: {output} would overwrite an input of line {read[place]}.")
             written[place] = line
+
+
+def _place(file: Path) -> str:
+    return str(file.resolve()).casefold()
 
 
 def run_batch(
@@ -243,13 +251,16 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
     for column in ("volume", "output"):
         if not cells[column]:
             raise ValueError(f"column {column} is empty.")
+    axis = cells.get("axis") or "auto"
+    if axis.lower() not in AXIS_NAMES:
+        raise ValueError(f"axis {axis!r} is none of {', '.join(AXIS_NAMES)}.")
     return Case(
         volume=folder / cells["volume"],
         output=folder / cells["output"],
         roi_files=tuple(folder / name for name in _split(cells.get("roi", ""))),
         boxes_ijk=tuple(_integers(text, 6, "box_ijk") for text in _split(cells.get("box_ijk", ""))),
         boxes_xyxy=tuple(_integers(text, 4, "box") for text in _split(cells.get("box", ""))),
-        axis=cells.get("axis") or "auto",
+        axis=axis,
         strategy=cells.get("strategy") or "track",
         intensity=parse_window(cells.get("window") or "auto"),
         overlay=folder / cells["overlay"] if cells.get("overlay") else None,

@@ -156,7 +156,9 @@ def _check_place(path: Path) -> None:
     """Refuse a path at which no file can come to be."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
+    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if above is None:
+        raise FileNotFoundError(f"{path}: its drive or share {path.absolute().anchor} is not there.")
     if not above.is_dir():
         raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
 

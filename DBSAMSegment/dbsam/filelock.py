@@ -1,4 +1,4 @@
-"""An advisory lock between processes, so that two of them never write the same file of the cache at once."""
+"""An advisory lock between processes, so that two of them never write the same file or folder at once."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def exclusive_lock(path: Path, cancel: CancelToken | None = None, poll_seconds: 
                 held = True
             except OSError as error:
                 if error.errno not in _HELD_BY_ANOTHER:
-                    logger.warning("No lock on %s (%s): do not download the same weights twice at once.", path, error)
+                    logger.warning("No lock on %s (%s): do not start the same work twice at once.", path, error)
                     break
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
                 if not waited:
                     logger.info("Another process holds %s: waiting for it.", path)
                     waited = True
-                if cancel is not None:
-                    cancel.raise_if_cancelled()
                 time.sleep(poll_seconds)
         yield held
     finally:

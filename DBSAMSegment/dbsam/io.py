@@ -210,7 +210,7 @@ def _write(path: str | os.PathLike[str], image: sitk.Image) -> None:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
-            raise OSError(f"{path}: cannot be written ({_last_line(error)}). Is the disk full?") from error
+            raise OSError(f"{path}: cannot be written ({_last_line(error)}).") from error
         if not _holds(temporary, image):
             raise OSError(f"{path}: cannot be written whole. Is the disk full, or the size of files limited?")
 
@@ -221,8 +221,9 @@ def _holds(path: Path, image: sitk.Image) -> bool:
     except ImageFileError:
         return False
     # Zeros for NaN and infinity, because ITK's reader of NIfTI gives zeros for them.
+    # It also drops a last axis of one slice.
     there, wanted = (
-        np.nan_to_num(sitk.GetArrayViewFromImage(each), nan=0, posinf=0, neginf=0) for each in (found, image)
+        np.nan_to_num(sitk.GetArrayViewFromImage(each).squeeze(), nan=0, posinf=0, neginf=0) for each in (found, image)
     )
     return np.array_equal(there, wanted)
 

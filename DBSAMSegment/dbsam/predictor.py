@@ -90,8 +90,8 @@ class ModelPredictor:
     """A DB-SAM, SAM or MedSAM behind the engine.
 
     Args:
-        model: In evaluation mode, on its device. With "bfloat16" its image encoder is turned into that type: autocast
-            would keep tokens and their norms in float32, and move twice as much memory.
+        model: In evaluation mode, on its device. With "bfloat16" its image encoder is turned into that type, but not
+            its neck: autocast would keep tokens and their norms in float32, and move twice as much memory.
         signature: Identifies weights and settings.
         precision: "float32", or "bfloat16" and "float16" where the device gains by it.
         compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
@@ -106,8 +106,8 @@ class ModelPredictor:
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
         self._dtype = getattr(torch, precision)
-        if self._dtype == torch.bfloat16:
-            model.image_encoder.to(self._dtype)
+        model.image_encoder.to(torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32)
+        model.image_encoder.neck.float()
         self._encode: Callable[[Any, Any], EncodedImages] = model.encode
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"

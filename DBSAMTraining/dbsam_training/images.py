@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbsam.itk_names import name_for_itk
+from dbsam.nifti import NIFTI_ENDINGS, is_truncated
+
 logger = logging.getLogger(__name__)
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-NIFTI_ENDINGS = (".nii", ".nii.gz")
 NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES = 348, 540
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -109,14 +111,17 @@ def _read_picture(path: Path, as_labels: bool) -> ImageFile:
 def _read_with_simpleitk(path: Path) -> ImageFile:
     import SimpleITK as sitk  # slow to import, and pictures don't need it
 
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if "orthonormal" not in str(error):
-            raise
-        logger.warning("%s has oblique axes that aren't perpendicular; the nearest perpendicular ones are used.", path)
-        with _environment("ITK_NIFTI_SFORM_PERMISSIVE", "ON"):
-            image = sitk.ReadImage(str(path))
+    if path.name.lower().endswith(NIFTI_ENDINGS) and is_truncated(path):
+        raise ValueError(f"{path.name} is damaged: it does not hold all its voxels")
+    with name_for_itk(path) as name:
+        try:
+            image = sitk.ReadImage(str(name))
+        except RuntimeError as error:
+            if "orthonormal" not in str(error):
+                raise
+            logger.warning("%s has axes that aren't perpendicular; the nearest perpendicular ones are used.", path)
+            with _environment("ITK_NIFTI_SFORM_PERMISSIVE", "ON"):
+                image = sitk.ReadImage(str(name))
     dimension = image.GetDimension()
     array = sitk.GetArrayFromImage(image)
     if dimension == 4 and image.GetSize()[3] == 1:

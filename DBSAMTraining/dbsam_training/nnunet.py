@@ -302,28 +302,6 @@ def class_of(instance_name: str) -> str:
     return instance_name.rpartition(_INSTANCE_MARK)[0]
 
 
-def find_datasets(folders: list[str | Path]) -> list[RawDataset]:
-    """Data sets given by their own folder or by a folder that holds them, in the order of their names.
-
-    Raises:
-        FileNotFoundError: a folder neither is nor holds a data set.
-    """
-    found: dict[Path, RawDataset] = {}
-    for folder in map(Path, folders):
-        inside = (
-            [folder]
-            if (folder / "dataset.json").exists()
-            else sorted(path.parent for path in folder.glob("*/dataset.json"))
-        )
-        if not inside:
-            raise FileNotFoundError(
-                f"{folder} neither is nor holds a data set: there is no dataset.json in it or one level below."
-            )
-        for path in inside:
-            found.setdefault(path.resolve(), RawDataset(path))
-    return list(found.values())
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from dbsam_training.sources import Source
 
 FOLDER = "inputs"
 Inputs = Mapping[str, tuple[int, int, str]]
-"""By path: size in bytes, time of the last change in ns, and SHA-256."""
+"""By path from the data set's folder: size in bytes, time of the last change in ns, and SHA-256."""
 
 
 def record_of(store: Path, part: str) -> Path:
@@ -25,16 +26,17 @@ def record_of(store: Path, part: str) -> Path:
 def describe(source: Source, cases: Iterable[str]) -> dict[str, tuple[int, int, str]]:
     """The files of some cases as they are now."""
     found = {}
-    for path in _files(source, cases):
+    for name, path in _files(source, cases).items():
         facts = path.stat()
-        found[str(path)] = facts.st_size, facts.st_mtime_ns, _digest(path)
+        found[name] = facts.st_size, facts.st_mtime_ns, _digest(path)
     return found
 
 
 def have_changed(record: Path, source: Source, cases: Iterable[str], unknown: bool = True) -> bool:
     """Whether files were added, removed or changed since they were recorded.
 
-    A file of the same size and time counts as the same; one that was merely written again is compared by its digest.
+    A file of the same size and time counts as the same; one that was written again, or copied, is compared by its
+    digest.
 
     Args:
         record: From `record_of`.
@@ -46,12 +48,13 @@ def have_changed(record: Path, source: Source, cases: Iterable[str], unknown: bo
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return unknown
-    files = {str(path): path for path in _files(source, cases)}
+    files = _files(source, cases)
     return before.keys() != files.keys() or any(_differs(files[name], *facts) for name, facts in before.items())
 
 
-def _files(source: Source, cases: Iterable[str]) -> list[Path]:
-    return [path for case in dict.fromkeys(cases) for path in source.files(case) if path.is_file()]
+def _files(source: Source, cases: Iterable[str]) -> dict[str, Path]:
+    every = [path for case in dict.fromkeys(cases) for path in source.files(case) if path.is_file()]
+    return {Path(os.path.relpath(path.resolve(), source.folder.resolve())).as_posix(): path for path in every}
 
 
 def _differs(path: Path, size: int, time_ns: int, digest: str) -> bool:

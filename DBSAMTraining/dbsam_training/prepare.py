@@ -272,7 +272,6 @@ def _work_key(part: _Part) -> str:
         part.split,
         part.intensity,
         part.cases,
-        str(part.source.folder.resolve()),
         asdict(part.source.info),
         {
             k: data[k]

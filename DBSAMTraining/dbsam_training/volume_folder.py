@@ -51,7 +51,7 @@ class VolumeFolder(FolderSource):
 
 def _refuse_smoothed(mask: NDArray[np.integer]) -> None:
     """Refuse a picture whose grey values are no ids, but the soft edge of a white object or what JPEG made of it."""
-    values = np.unique(mask)[1:] if mask.min(initial=0) == 0 else np.unique(mask)
+    values = np.unique(mask[mask != 0])
     if len(values) > MOST_UNNAMED_IN_PICTURE or (len(values) > MOST_GREY_LEVELS and values[-1] >= BRIGHT):
         raise ValueError(
             f"the mask holds {len(values)} different values up to {values[-1]}, as smoothed or JPEG masks do: save it "

@@ -84,7 +84,7 @@ class DualBranchImageEncoder(ImageEncoderViT):
 
         Returns:
             The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token
-            grid's resolution, highest first (empty without that branch), in the precision of the encoder's weights.
+            grid's resolution, highest first (empty without that branch), in the precision of the weights.
         """
         dtype = self.patch_embed.proj.weight.dtype
         shallow, maps = None, []
@@ -111,7 +111,7 @@ class DualBranchImageEncoder(ImageEncoderViT):
                 deep, shallow = self.bilateral[key](deep, shallow)
         if self.fusion is not None:
             deep = self.fusion(deep, shallow)
-        return self.neck(deep.permute(0, 3, 1, 2)), maps
+        return self.neck(deep.permute(0, 3, 1, 2).to(self.neck[0].weight.dtype)), maps
 
     def forward(self, x: Tensor) -> Tensor:
         """The image embedding alone, as `ImageEncoderViT.forward`."""
