@@ -108,7 +108,7 @@ def test_several_checked_boxes_become_several_segments(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi("a"), block_roi("b")]
     apply(panel)
-    names = [segment.name for segment in panel.panel.result._report.segments]
+    names = [segment.name for segment in panel.panel.result.report.segments]
     assert names == ["a", "b"]
     assert panel.ui.resultCombo.count == 2
 
@@ -300,7 +300,7 @@ def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
     prepared = predictor.encoded_slices
     apply(panel)
     assert predictor.encoded_slices == prepared
-    assert panel.panel.result._report.cacheHits > 0
+    assert panel.panel.result.report.cacheHits > 0
 
 
 def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_path, monkeypatch):

@@ -28,24 +28,23 @@ class Corrections:
         parameters = self._parameters()
         if parameters.keyBoxesVolume is not parameters.volume:
             return RoiKeyBoxes()
-        # A deleted ROI leaves a gap in the list, by which the others keep their places.
-        rois = list(parameters.rois or [])
-        entries = dict(zip(rois, decodeKeyBoxes(parameters.keyBoxes, len(rois)), strict=True))
-        return entries.get(roiNode, RoiKeyBoxes())
+        return self._entries().get(roiNode, RoiKeyBoxes())
 
     def check(self, roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode]) -> None:
         """Makes these the checked ROIs; those that were checked before keep their boxes."""
-        entries = [self.of(node) for node in roiNodes]
-        parameters = self._parameters()
+        entries, parameters = self._entries(), self._parameters()
         with slicer.util.NodeModify(parameters.parameterNode):
             parameters.rois = list(roiNodes)
-            self._store(entries)
+            parameters.keyBoxes = encodeKeyBoxes([entries.get(node, RoiKeyBoxes()) for node in roiNodes])
 
     def set(self, roiNode: slicer.vtkMRMLMarkupsROINode, entry: RoiKeyBoxes) -> None:
         """Replaces the boxes of a checked ROI."""
-        self._store([entry if node is roiNode else self.of(node) for node in self._parameters().rois])
-
-    def _store(self, entries: Sequence[RoiKeyBoxes]) -> None:
         parameters = self._parameters()
-        parameters.keyBoxes = encodeKeyBoxes(entries)
+        parameters.keyBoxes = encodeKeyBoxes([entry if node is roiNode else self.of(node) for node in parameters.rois])
         parameters.keyBoxesVolume = parameters.volume if parameters.keyBoxes else None
+
+    def _entries(self) -> dict[slicer.vtkMRMLMarkupsROINode | None, RoiKeyBoxes]:
+        """What was corrected, on whatever volume; a deleted ROI leaves a gap, by which the others keep their places."""
+        parameters = self._parameters()
+        rois = list(parameters.rois or [])
+        return dict(zip(rois, decodeKeyBoxes(parameters.keyBoxes, len(rois)), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import slicer
 
 from .Labelmaps import grownToSegment, modifierLabelmap
+from .SegmentVoxels import missingOf
 from .SegmentWriter import MODES, limitsEditing
 
 
@@ -16,7 +17,7 @@ def writeThroughEffect(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     mode: str,
-) -> bool:
+) -> tuple[bool, int]:
     """Writes a result to the editor's selected segment as one undo state.
 
     Args:
@@ -27,7 +28,8 @@ def writeThroughEffect(
         mode: "set", "add" or "remove".
 
     Returns:
-        Whether part of the mask lies outside the segmentation's geometry and was left out.
+        (whether part of the mask lies outside the segmentation's geometry and was left out, how many voxels of it the
+        editor's masking kept out).
 
     Raises:
         GeometryError: a node is under a non-linear transform; nothing was changed.
@@ -38,9 +40,10 @@ def writeThroughEffect(
     if not segmentId or segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
         raise ValueError("No segment is selected: choose one in the list, or add one.")
     labelmap = modifierLabelmap(result.mask_KJI, result.extent_ijk, volumeNode, segmentationNode)
+    written = labelmap
     if mode == "set" and limitsEditing(editorNode):
-        labelmap = grownToSegment(labelmap, segmentationNode, segmentId)
+        written = grownToSegment(labelmap, segmentationNode, segmentId)
     scriptedEffect.saveStateForUndo()
     modificationMode = getattr(slicer.qSlicerSegmentEditorScriptedEffect, MODES[mode])
-    scriptedEffect.modifySelectedSegmentByLabelmap(labelmap.image, modificationMode, labelmap.extent)
-    return labelmap.clipped
+    scriptedEffect.modifySelectedSegmentByLabelmap(written.image, modificationMode, written.extent)
+    return labelmap.clipped, missingOf(labelmap, segmentationNode, segmentId) if mode != "remove" else 0

@@ -33,7 +33,7 @@ class LivePreview:
         runner: computes.
         timer: delivers the runner's results.
         makeRequest: the request for one ROI as the panel is set now; raises ValueError where that can't be.
-        onReleased: called when the user let go of an ROI.
+        onReleased: called with the ROI that the user let go of.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LivePreview:
         runner: SegmentationRunner,
         timer: ResultTimer,
         makeRequest: Callable[[slicer.vtkMRMLMarkupsROINode], tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]],
-        onReleased: Callable[[], None],
+        onReleased: Callable[[slicer.vtkMRMLMarkupsROINode], None],
     ) -> None:
         self._runner = runner
         self._results = timer
@@ -49,6 +49,7 @@ class LivePreview:
         self._onReleased = onReleased
         self._observed: list[tuple[slicer.vtkMRMLMarkupsROINode, int]] = []
         self._changed: slicer.vtkMRMLMarkupsROINode | None = None
+        self._dropped: slicer.vtkMRMLMarkupsROINode | None = None
         self._job: Job | None = None
         self.outlines = SlicePreview()
         self._pause = qt.QTimer()
@@ -88,7 +89,7 @@ class LivePreview:
     def _stopTimers(self) -> None:
         self._pause.stop()
         self._release.stop()
-        self._changed = None
+        self._changed = self._dropped = None
         if self._job is not None:
             self._job.cancel.cancel()
 
@@ -98,11 +99,12 @@ class LivePreview:
             self._pause.start()
 
     def _onEndInteraction(self, node: slicer.vtkMRMLMarkupsROINode, _event: str) -> None:
-        self._changed = node
+        self._changed = self._dropped = node
         self._release.start()
 
     def _released(self) -> None:
-        self._onReleased()
+        if self._dropped is not None:
+            self._onReleased(self._dropped)
 
     def _preview(self) -> None:
         node = self._changed

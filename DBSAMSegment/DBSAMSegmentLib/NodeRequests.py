@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import slicer
@@ -45,10 +45,20 @@ def requestOf(
             box = withKeyBoxes(box, snapshot.geometry, axisIndex, keyBoxes[number])
         segmentId = segmentIds[number] if segmentIds is not None else None
         if not segmentId and segmentationNode is not None:
-            segmentId = segmentationNode.GetSegmentation().GetSegmentIdBySegmentName(roiNode.GetName())
+            taken = {*(segmentIds or ()), *(prompt.segmentId for prompt in prompts)}
+            segmentId = _segmentOfName(segmentationNode, roiNode.GetName(), taken)
         prompts.append(RunPrompt(roiNode.GetName(), box, segmentId or ""))
     shown = intensityOf(volumeNode, intensity)
     return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, shown)
+
+
+def _segmentOfName(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, name: str, taken: Collection[str | None]
+) -> str | None:
+    """The first segment of exactly this name that isn't another box's; Slicer's own search ignores case."""
+    segmentation = segmentationNode.GetSegmentation()
+    named = (one for one in segmentation.GetSegmentIDs() if segmentation.GetSegment(one).GetName() == name)
+    return next((one for one in named if one not in taken), None)
 
 
 def sliceRequestOf(volumeNode: slicer.vtkMRMLScalarVolumeNode, prompt: Any, axis: int, **settings: Any) -> RunRequest:

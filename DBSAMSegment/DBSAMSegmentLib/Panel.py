@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import qt
@@ -20,6 +21,7 @@ from .LivePreview import LivePreview
 from .NodeRequests import requestOf
 from .Nodes import newRoi, newSegmentation
 from .Packages import ensurePackages, missingPackages
+from .Predictors import requireWeights
 from .ResultPanel import ResultPanel
 from .ResultTimer import ResultTimer
 from .RunPanel import RunPanel
@@ -55,11 +57,12 @@ class Panel(VTKObservationMixin):
         self.logic = logic
         self._parameters: Any = None
         self._guiTag: Any = None
+        self._report: RunReport | None = None
         runner = logic.runner
         self.timer = ResultTimer(runner.thread)
         self.run = RunPanel(ui, runner, self.timer, self._startRun, self._onDone, lambda: self._get("segmentation"))
         self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
-        self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters)
+        self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters, logic.getParameterNode)
         self.corrections = Corrections(lambda: self._parameters)
         self.live = LivePreview(runner, self.timer, self._liveRequest, self._onReleased)
         self._combos = {
@@ -116,6 +119,7 @@ class Panel(VTKObservationMixin):
     def forgetScene(self) -> None:
         """Lets go of everything of a scene that is closed."""
         self.setParameterNode(None)
+        self._report = None
         self.result.show(None)
         self.segment.forget()
 
@@ -181,16 +185,19 @@ class Panel(VTKObservationMixin):
         onFinished: Finished,
         onProgress: Callable[[Progress], None],
         confirm: Callable[[float], bool] = lambda seconds: True,
+        roiNodes: list[slicer.vtkMRMLMarkupsROINode] | None = None,
     ) -> Job | None:
-        parameters, roiNodes = self._parameters, self.rois()
+        parameters, roiNodes = self._parameters, roiNodes or self.rois()
         segmentationNode = parameters.segmentation
         request = self._request(roiNodes)
-        if not confirm(self.logic.runner.estimateSeconds(request)):
+        if self.logic.runner.needsPackages:
+            requireWeights(parameters.model)
+        if not self._mayReplace(request) or not confirm(self.logic.runner.estimateSeconds(request)):
             return None
         if segmentationNode is None:
             segmentationNode = newSegmentation(parameters.volume)
             parameters.segmentation = segmentationNode
-        self.segment.start(self.rois())
+        self.segment.start(roiNodes)
         return self.logic.runner.start(
             parameters.volume,
             segmentationNode,
@@ -201,13 +208,28 @@ class Panel(VTKObservationMixin):
             onProgress=onProgress,
         )
 
+    def _mayReplace(self, request: RunRequest) -> bool:
+        """Asks before a run replaces what was edited by hand since the segment's last run."""
+        segmentationNode = self._parameters.segmentation
+        if segmentationNode is None or self._parameters.mode != "set":
+            return True
+        ids = [prompt.segmentId for prompt in request.prompts]
+        edited = self.logic.runner.writer.editedSegments(segmentationNode, ids)
+        if not edited:
+            return True
+        question = _("Edited since the last run: {names}. This run replaces these edits. Go on?")
+        names = ", ".join(segment.GetName() for segment in edited)
+        return slicer.util.confirmOkCancelDisplay(
+            question.format(names=names), "DB-SAM", parent=self.ui.applyButton.window()
+        )
+
     def _request(self, roiNodes: list[slicer.vtkMRMLMarkupsROINode]) -> RunRequest:
         parameters = self._parameters
         axis = self._axisIndex()
         return requestOf(
             parameters.volume,
             roiNodes,
-            [self.segment.segmentId()] if len(self.rois()) == 1 else None,
+            self.segment.idsOf(roiNodes, self.rois()),
             parameters.segmentation,
             model=parameters.model,
             device=parameters.device,
@@ -222,19 +244,20 @@ class Panel(VTKObservationMixin):
             raise ValueError("no volume is chosen")
         return self._parameters.volume, self._request([roiNode])
 
-    def _onReleased(self) -> None:
-        if self._get("live") and self.isReady()[0]:
+    def _onReleased(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
+        if self._get("live") and self.isReady()[0] and roiNode in self.rois():
             self.live.clear()
             if self.run.job is not None:
                 # The former box's result isn't wanted any more; this one starts when that run has ended.
                 self.run.job.cancel.cancel()
-                qt.QTimer.singleShot(100, self._onReleased)
+                qt.QTimer.singleShot(100, lambda: self._onReleased(roiNode))
                 return
-            self.run.onApply()
+            self.run.begin(partial(self._startRun, roiNodes=[roiNode]))
 
     def _onDone(self, report: RunReport | None) -> None:
         """Shows what was written; None after undo and redo, when the segments are no longer the last run's."""
         self.live.outlines.clear()
+        self._report = report
         self.result.show(report if self.segment.isTarget() else None)
         if report is not None:
             self.segment.written([one.segmentId for one in report.segments], self.rois())
@@ -261,7 +284,7 @@ class Panel(VTKObservationMixin):
                 onFinished=onFinished,
                 onProgress=onProgress,
             )
-            self.segment.start(self.rois())
+            self.segment.start([roiNode])
             self.corrections.set(roiNode, RoiKeyBoxes(segment.axis, boxes))
             return job
 
@@ -274,6 +297,9 @@ class Panel(VTKObservationMixin):
         rois = self.rois()
         if len(rois) == 1:
             return rois[0]
+        written = self.segment.roiOf(segment.segmentId)
+        if written in rois:
+            return written
         named = [node for node in rois if node.GetName() == segment.name]
         if not named:
             raise ValueError(f"No checked box has the name of the segment {segment.name!r}: check its box again.")
@@ -314,8 +340,9 @@ class Panel(VTKObservationMixin):
                     self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
                 self.live.watch(chosen if self._parameters.live and self._canCompute() else [])
             self.segment.show(enabled=len(self.rois()) <= 1)
-            if self._parameters is not None and self.result.segment is not None and not self.segment.isTarget():
-                self.result.show(None)
+            wanted = self._report if self._parameters is not None and self.segment.isTarget() else None
+            if self._parameters is not None and self.result.report is not wanted:
+                self.result.show(wanted)
         finally:
             self._updating = False
         self._watchDrawing()

@@ -53,6 +53,22 @@ class PredictorSource:
         freeGpuMemory()
 
 
+def requireWeights(model: str) -> None:
+    """Refuses a model whose weights aren't on this computer, before a run is set up.
+
+    Raises:
+        CheckpointError: there is no such model or file.
+        ValueError: its weights have to be fetched first.
+    """
+    from dbsam.weights import locate
+
+    if locate(model) is None:
+        raise ValueError(
+            f"The weights of {model} are not on this computer: press Weights... to download them, or to choose a file"
+            " of your own."
+        )
+
+
 def gpuTorch() -> Any:
     """PyTorch where it was loaded and has a CUDA GPU, else None; never loads it, which takes seconds."""
     torch = sys.modules.get("torch")

@@ -26,6 +26,9 @@ class ResultPanel:
         currentVolume: the volume that is segmented.
         onRedo: called with the segment's report, the slice and its corrected box (xyxy).
         onClear: called when the corrections of the shown segment are to be forgotten.
+
+    Attributes:
+        report: what is shown; None for nothing.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class ResultPanel:
         self._currentVolume = currentVolume
         self._onRedo = onRedo
         self._onClear = onClear
-        self._report: RunReport | None = None
+        self.report: RunReport | None = None
         self._correction: tuple[slicer.vtkMRMLMarkupsROINode, int] | None = None
         self.plot = ConfidencePlot(self.goToSlice)
         ui.plotContainer.layout().addWidget(self.plot)
@@ -61,15 +64,15 @@ class ResultPanel:
     def segment(self) -> SegmentReport | None:
         """The report of the segment that is shown."""
         index = self.ui.resultCombo.currentIndex
-        if self._report is None or not 0 <= index < len(self._report.segments):
+        if self.report is None or not 0 <= index < len(self.report.segments):
             return None
-        return self._report.segments[index]
+        return self.report.segments[index]
 
     def show(self, report: RunReport | None) -> None:
         """Shows a run; None empties the panel."""
         former = self.segment
         self.endCorrection()
-        self._report = report
+        self.report = report
         combo = self.ui.resultCombo
         blocked = combo.blockSignals(True)
         combo.clear()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dbsam.progress import CancelToken, Progress
     from dbsam.volume import SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
 
+    from .SegmentWriter import WrittenSegment
+
 
 # A mask that changes its area by more than this factor from one slice to the next is worth a look.
 _JUMP_FACTOR = 2.5
@@ -220,7 +222,7 @@ def mergedResult(former: VolumeSegmentation, redone: VolumeSegmentation, slices:
     )
 
 
-def warningsOf(slices: Sequence[SliceReport], clipped: bool) -> list[str]:
+def warningsOf(slices: Sequence[SliceReport], clipped: bool, heldBack: int = 0) -> list[str]:
     """What a user should look at: masks cut off by the box, jumps between slices, missing parts."""
     warnings = []
     touching = [one.index for one in slices if one.touches_edge]
@@ -240,6 +242,11 @@ def warningsOf(slices: Sequence[SliceReport], clipped: bool) -> list[str]:
             "part of the mask lies outside the segmentation's geometry and was left out; set the geometry from the"
             " volume in the Segment Editor to keep it"
         )
+    if heldBack:
+        warnings.append(
+            f"{heldBack} voxels of the mask aren't in the segment: the Segment Editor's masking keeps them out, or"
+            " another segment took them over"
+        )
     return warnings
 
 
@@ -256,26 +263,30 @@ def _spans(indices: Sequence[int]) -> str:
 
 
 def reportOf(
-    request: RunRequest, results: Sequence[VolumeSegmentation], written: Sequence[tuple[str, str, bool]]
+    request: RunRequest,
+    results: Sequence[VolumeSegmentation],
+    written: Sequence[WrittenSegment],
+    names: Sequence[str],
 ) -> RunReport:
     """The report of a run.
 
     Args:
         request: what was asked for.
         results: one per prompt.
-        written: per prompt the segment's ID, its name, and whether part of the mask could not be written.
+        written: per prompt what became of its segment.
+        names: the segments' names.
     """
     segments = [
         SegmentReport(
-            segmentId,
+            one.segmentId,
             name,
             result.axis,
             list(result.slices),
             result.intensity,
             int((result.mask_KJI != 0).sum()),
-            warningsOf(result.slices, clipped),
+            warningsOf(result.slices, one.clipped, one.heldBack),
         )
-        for (segmentId, name, clipped), result in zip(written, results, strict=True)
+        for one, name, result in zip(written, names, results, strict=True)
     ]
     seconds = sum(result.seconds for result in results)
     return RunReport(segments, request.model, request.strategy, seconds, sum(one.cache_hits for one in results))

@@ -1,15 +1,17 @@
-"""Which segment a single box goes to."""
+"""Which segment each box goes to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import slicer
 
+Roi = slicer.vtkMRMLMarkupsROINode
+
 
 class SegmentChoice:
-    """The panel's segment selector and the parameter behind it.
+    """The panel's segment selector, the parameter behind it, and the segments that boxes were written to.
 
     A choice belongs to one segmentation and one box: with another of either it ends, as the next run would otherwise
     replace a segment that it has nothing to do with.
@@ -17,23 +19,38 @@ class SegmentChoice:
     Args:
         selector: the qMRMLSegmentSelectorWidget.
         parameters: the module's parameters; None while the panel shows none.
+        sceneParameters: the same whether or not the panel is shown.
     """
 
-    def __init__(self, selector: Any, parameters: Callable[[], Any]) -> None:
+    def __init__(self, selector: Any, parameters: Callable[[], Any], sceneParameters: Callable[[], Any]) -> None:
         self._selector = selector
         self._parameters = parameters
+        self._sceneParameters = sceneParameters
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
         self._target: tuple[Any, Any] | None = None
-        self._rois: list[slicer.vtkMRMLMarkupsROINode] = []
-        self._ofRoi: slicer.vtkMRMLMarkupsROINode | None = None
+        self._rois: list[Roi] = []
+        self._ofRoi: Roi | None = None
+        self._written: dict[tuple[Any, Roi], str] = {}
 
     def segmentId(self) -> str:
         """The chosen segment; "" if there is none or it was deleted."""
         parameters = self._parameters()
-        if parameters is None or parameters.segmentation is None:
-            return ""
-        segment = parameters.segmentation.GetSegmentation().GetSegment(parameters.segmentId)
-        return parameters.segmentId if segment is not None else ""
+        return self._existing(parameters.segmentId) if parameters is not None else ""
+
+    def idsOf(self, rois: Sequence[Roi], checked: Sequence[Roi]) -> list[str]:
+        """The segment of each ROI: the chosen one for a single box, else the one that it was last written to, or ""."""
+        if len(checked) == 1:
+            return [self.segmentId()] * len(rois)
+        segmentation = self._parameters().segmentation
+        return [self._existing(self._written.get((segmentation, roi), "")) for roi in rois]
+
+    def roiOf(self, segmentId: str) -> Roi | None:
+        """The checked ROI that a segment was written by, whatever the two are called now."""
+        segmentation = self._parameters().segmentation
+        found = (
+            roi for (owner, roi), written in self._written.items() if (owner, written) == (segmentation, segmentId)
+        )
+        return next((roi for roi in found if roi.GetScene() is not None), None)
 
     def choose(self, segmentId: str) -> None:
         """Takes over what the selector says."""
@@ -43,29 +60,33 @@ class SegmentChoice:
         self._ofRoi = None
         parameters.segmentId = "" if offered else segmentId or ""
 
-    def check(self, former: list[slicer.vtkMRMLMarkupsROINode], rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
+    def check(self, former: list[Roi], rois: list[Roi]) -> None:
         """Ends the choice where other boxes are checked than before, or than the one that it was written by."""
         if (former and former != rois) or self._ofRoi not in (None, *rois):
             self._parameters().segmentId = ""
 
-    def start(self, rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
+    def start(self, rois: list[Roi]) -> None:
         """Notes what a run is for."""
         self._target, self._rois = (self._parameters().volume, self._parameters().segmentation), rois
 
     def isTarget(self) -> bool:
         """Whether volume and segmentation are still those of the last run."""
-        parameters = self._parameters()
-        return parameters is not None and self._target == (parameters.volume, parameters.segmentation)
+        parameters = self._sceneParameters()
+        return self._target == (parameters.volume, parameters.segmentation)
 
-    def written(self, segmentIds: list[str], rois: list[slicer.vtkMRMLMarkupsROINode]) -> None:
-        """Keeps a box's segment for its next run, whatever its name becomes."""
-        if len(segmentIds) == 1 and self._rois == rois and self.isTarget():
-            self._parameters().segmentId = segmentIds[0]
-            self._ofRoi = rois[0]
+    def written(self, segmentIds: list[str], checked: list[Roi]) -> None:
+        """Keeps the boxes' segments for their next run, whatever their names become."""
+        if self._target is None or len(segmentIds) != len(self._rois):
+            return
+        self._written.update({(self._target[1], roi): one for roi, one in zip(self._rois, segmentIds, strict=True)})
+        if len(segmentIds) == 1 and self._rois == checked and self.isTarget():
+            self._sceneParameters().segmentId = segmentIds[0]
+            self._ofRoi = checked[0]
 
     def forget(self) -> None:
         """Lets go of the nodes of a scene that is closed."""
         self._target, self._rois, self._ofRoi = None, [], None
+        self._written.clear()
 
     def show(self, enabled: bool) -> None:
         """Shows the parameters; segments of two segmentations may have the same ID."""
@@ -77,3 +98,8 @@ class SegmentChoice:
             self._selector.setCurrentNode(self._segmentation)
             self._selector.setCurrentSegmentID(self.segmentId())
         self._selector.enabled = enabled
+
+    def _existing(self, segmentId: str) -> str:
+        segmentation = self._parameters().segmentation
+        known = segmentation is not None and segmentation.GetSegmentation().GetSegment(segmentId) is not None
+        return segmentId if known else ""

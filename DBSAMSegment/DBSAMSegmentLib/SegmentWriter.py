@@ -8,16 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
 
-from .Geometry import nodeName
-from .Labelmaps import Extent, grownToSegment, modifierLabelmap
-
-if TYPE_CHECKING:
-    from dbsam.volume import VolumeSegmentation
+from .Geometry import matrixBetween, nodeName
+from .Labelmaps import Extent, ModifierLabelmap, grownToSegment, modifierLabelmap
+from .SegmentVoxels import digestOf, keptOutside, missingOf
 
 # Ten runs can be undone; restoring the tenth needs the present state on the stack, too.
 MAXIMUM_UNDO_STATES = 11
@@ -35,7 +32,7 @@ class SegmentMask:
         extent_ijk: where the mask lies.
         name: of a new segment.
         color_rgb: of a new segment, 0..1; None lets Slicer choose.
-        mode: "set", "add" or "remove", if it isn't the same for all masks of a call.
+        slices: (axis, first, last) of the volume: only these are changed, the others stay as they are; None for all.
     """
 
     segmentId: str
@@ -43,16 +40,24 @@ class SegmentMask:
     extent_ijk: Extent
     name: str = ""
     color_rgb: tuple[float, float, float] | None = None
-    mode: str | None = None
+    slices: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class WrittenSegment:
-    """A segment after writing: its ID, the extent that was touched (reference geometry's indices), what was lost."""
+    """A segment after writing.
+
+    Attributes:
+        segmentId: its ID.
+        extent: what was touched, in the reference geometry's indices.
+        clipped: part of the mask lies outside the segmentation's geometry.
+        heldBack: voxels of the mask that masking kept out, or that another segment of the same call took over.
+    """
 
     segmentId: str
     extent: list[int]
     clipped: bool
+    heldBack: int
 
 
 class SegmentWriter:
@@ -66,6 +71,7 @@ class SegmentWriter:
         self._scene = scene
         self._editors: dict[str, slicer.vtkSlicerSegmentEditorLogic] = {}
         self._left: dict[str, list[tuple[str, str, int]]] = {}
+        self._digests: dict[tuple[str, str], int] = {}
 
     def write(
         self,
@@ -91,53 +97,45 @@ class SegmentWriter:
         """
         if mode not in MODES:
             raise ValueError(f"Unknown mode {mode!r}: use one of {', '.join(MODES)}.")
-        segmentation = segmentationNode.GetSegmentation()
-        for mask in masks:
-            if mask.segmentId and segmentation.GetSegment(mask.segmentId) is None:
-                raise ValueError(
-                    f"{nodeName(segmentationNode)} has no segment with the ID {mask.segmentId!r}: it may have been"
-                    " deleted. Choose a segment and run again."
-                )
-        if segmentation.GetNumberOfSegments() and (
-            segmentation.GetSourceRepresentationName()
-            != slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-        ):
-            raise ValueError(
-                f"{nodeName(segmentationNode)} is stored as {segmentation.GetSourceRepresentationName()}, not as binary"
-                " labelmap: make the labelmap its source representation (Segmentations module), then run again."
-            )
-        labelmaps = [modifierLabelmap(mask.mask_KJI, mask.extent_ijk, volumeNode, segmentationNode) for mask in masks]
+        requireWritable(volumeNode, segmentationNode, [mask.segmentId for mask in masks])
+        labelmaps = [_labelmapOf(mask, volumeNode, segmentationNode) for mask in masks]
 
         logic = self._editor(segmentationNode)
         parameters = logic.GetSegmentEditorNode()
         logic.SetSourceVolumeNode(volumeNode)
-        _copyMasking(editorNode, parameters)
+        _copyMasking(editorNode, parameters, segmentationNode)
         if not logic.SaveStateForUndo():
             logging.warning("The present state of %s could not be saved for undo", nodeName(segmentationNode))
-        written = []
+        ids: list[str] = []
         try:
             for mask, labelmap in zip(masks, labelmaps, strict=True):
-                segmentId = mask.segmentId or _newSegment(segmentationNode, mask)
-                parameters.SetSelectedSegmentID(segmentId)
-                maskMode = mask.mode or mode
-                if maskMode == "set" and limitsEditing(parameters):
-                    labelmap = grownToSegment(labelmap, segmentationNode, segmentId)
+                ids.append(mask.segmentId or _newSegment(segmentationNode, mask))
+                parameters.SetSelectedSegmentID(ids[-1])
+                if mode == "set" and limitsEditing(parameters):
+                    labelmap = grownToSegment(labelmap, segmentationNode, ids[-1])
                 logic.ModifySegmentByLabelmap(
                     segmentationNode,
-                    segmentId,
+                    ids[-1],
                     labelmap.image,
-                    getattr(slicer.vtkSlicerSegmentEditorLogic, MODES[maskMode]),
+                    getattr(slicer.vtkSlicerSegmentEditorLogic, MODES[mode]),
                     labelmap.extent,
                     True,  # isPerSegment
                     False,  # bypassMasking
                 )
-                written.append(WrittenSegment(segmentId, labelmap.extent, labelmap.clipped))
         except Exception:
             logic.Undo()
             raise
         finally:
-            self._remember(segmentationNode)
-        return written
+            self._remember(segmentationNode, ids)
+        return [
+            WrittenSegment(
+                segmentId,
+                labelmap.extent,
+                labelmap.clipped,
+                missingOf(labelmap, segmentationNode, segmentId) if mode != "remove" else 0,
+            )
+            for segmentId, labelmap in zip(ids, labelmaps, strict=True)
+        ]
 
     def undo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Takes back the last `write` to this segmentation, if there is one."""
@@ -154,6 +152,16 @@ class SegmentWriter:
         left = self._left.get(segmentationNode.GetID())
         return left is not None and left != _contents(segmentationNode)
 
+    def editedSegments(
+        self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentIds: Sequence[str]
+    ) -> list[slicer.vtkSegment]:
+        """Those of some segments whose voxels others changed since they were last written here."""
+        segmentation, node = segmentationNode.GetSegmentation(), segmentationNode.GetID()
+        known = [one for one in segmentIds if (node, one) in self._digests and segmentation.GetSegment(one) is not None]
+        return [
+            segmentation.GetSegment(one) for one in known if self._digests[node, one] != digestOf(segmentationNode, one)
+        ]
+
     def canUndo(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> bool:
         """Whether a `write` to this segmentation can be taken back."""
         return segmentationNode is not None and self._known(segmentationNode, "CanUndo")
@@ -166,14 +174,19 @@ class SegmentWriter:
         """Drops the undo stack of a segmentation that left the scene; all of them without an ID."""
         for key in [segmentationId] if segmentationId is not None else list(self._editors):
             self._left.pop(key, None)
+            self._digests = {known: value for known, value in self._digests.items() if known[0] != key}
             logic = self._editors.pop(key, None)
             if logic is not None:
                 logic.ClearUndoState()
                 logic.SetSegmentEditorNode(None)
                 logic.SetMRMLScene(None)
 
-    def _remember(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        self._left[segmentationNode.GetID()] = _contents(segmentationNode)
+    def _remember(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentIds: Sequence[str] = ()) -> None:
+        node, segmentation = segmentationNode.GetID(), segmentationNode.GetSegmentation()
+        self._left[node] = _contents(segmentationNode)
+        for segmentId in {*segmentIds, *(known for owner, known in self._digests if owner == node)}:
+            if segmentation.GetSegment(segmentId) is not None:
+                self._digests[node, segmentId] = digestOf(segmentationNode, segmentId)
 
     def _known(self, segmentationNode: slicer.vtkMRMLSegmentationNode, question: str) -> bool:
         logic = self._editors.get(segmentationNode.GetID())
@@ -196,7 +209,38 @@ class SegmentWriter:
         return logic
 
 
-def _copyMasking(source: slicer.vtkMRMLSegmentEditorNode | None, target: slicer.vtkMRMLSegmentEditorNode) -> None:
+def requireWritable(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentIds: Sequence[str],
+) -> None:
+    """Refuses a segmentation that results can't be written to, best before they are computed.
+
+    Raises:
+        ValueError: it has no such segment, or isn't stored as binary labelmap.
+        GeometryError: a node is under a non-linear transform.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    for segmentId in segmentIds:
+        if segmentId and segmentation.GetSegment(segmentId) is None:
+            raise ValueError(
+                f"{nodeName(segmentationNode)} has no segment with the ID {segmentId!r}: it may have been deleted."
+                " Choose a segment and run again."
+            )
+    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != binary:
+        raise ValueError(
+            f"{nodeName(segmentationNode)} is stored as {segmentation.GetSourceRepresentationName()}, not as binary"
+            " labelmap: make the labelmap its source representation (Segmentations module), then run again."
+        )
+    matrixBetween(volumeNode, segmentationNode)
+
+
+def _copyMasking(
+    source: slicer.vtkMRMLSegmentEditorNode | None,
+    target: slicer.vtkMRMLSegmentEditorNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+) -> None:
     """Takes over what limits editing, and nothing else: selection and effect stay the user's."""
     if source is None:
         target.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
@@ -206,6 +250,10 @@ def _copyMasking(source: slicer.vtkMRMLSegmentEditorNode | None, target: slicer.
         return
     target.SetMaskMode(source.GetMaskMode())
     target.SetMaskSegmentID(source.GetMaskSegmentID())
+    if source.GetMaskMode() == slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment:
+        segment = segmentationNode.GetSegmentation().GetSegment(source.GetMaskSegmentID())
+        if segment is None:  # of another segmentation, which the Segment Editor shows
+            target.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
     target.SetOverwriteMode(source.GetOverwriteMode())
     target.SetSourceVolumeIntensityMask(source.GetSourceVolumeIntensityMask())
     target.SetSourceVolumeIntensityMaskRange(source.GetSourceVolumeIntensityMaskRange())
@@ -229,22 +277,20 @@ def _contents(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[tuple[st
     return contents
 
 
-def replacedSlices(segmentId: str, result: VolumeSegmentation, slices: range) -> list[SegmentMask]:
-    """Masks that make some slices of a segment those of a result and leave the others as they are now.
-
-    Args:
-        segmentId: an existing segment.
-        result: of these slices alone.
-        slices: indices along the result's axis.
-    """
-    extent = [(0, size - 1) for size in result.geometry.dimensions_ijk]
-    extent[result.axis] = (max(0, slices[0]), min(slices[-1], extent[result.axis][1]))
-    (i0, i1), (j0, j1), (k0, k1) = extent
-    slab = np.ones((k1 - k0 + 1, j1 - j0 + 1, i1 - i0 + 1), np.uint8)
-    return [
-        SegmentMask(segmentId, slab, (extent[0], extent[1], extent[2]), mode="remove"),
-        SegmentMask(segmentId, result.mask_KJI, result.extent_ijk, mode="add"),
-    ]
+def _labelmapOf(
+    mask: SegmentMask,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+) -> ModifierLabelmap:
+    labelmap = modifierLabelmap(mask.mask_KJI, mask.extent_ijk, volumeNode, segmentationNode)
+    if mask.slices is None:
+        return labelmap
+    axis, first, last = mask.slices
+    size = volumeNode.GetImageData().GetDimensions()
+    extent = [(first, last) if n == axis else (0, size[n] - 1) for n in range(3)]
+    slab = np.ones([b - a + 1 for a, b in reversed(extent)], np.uint8)
+    region = modifierLabelmap(slab, (extent[0], extent[1], extent[2]), volumeNode, segmentationNode)
+    return keptOutside(labelmap, region, segmentationNode, mask.segmentId)
 
 
 def _newSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, mask: SegmentMask) -> str:

@@ -19,7 +19,7 @@ from .Requests import KeyBoxes, RunRequest, onOneSlice, sliceCount, slicesFrom, 
 from .RunErrors import SegmentationError, explainedError
 from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
 from .SceneEvents import observeNodes
-from .SegmentWriter import SegmentMask, SegmentWriter, replacedSlices
+from .SegmentWriter import SegmentMask, SegmentWriter, requireWritable
 from .Tokens import newCancelToken
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class SegmentationRunner:
         """Starts a run; its segments are written when it has finished, as one step that can be undone.
 
         `onFinished` gets the job: `job.result` is then the RunReport, or `job.error` says why nothing was changed.
+
+        Raises:
+            ValueError: the segmentation can't be written to.
         """
+        requireWritable(volumeNode, segmentationNode, [prompt.segmentId for prompt in request.prompts])
 
         def finish(job: Job) -> None:
             # The user may have pressed Cancel when the last slice had just been computed.
@@ -312,23 +316,22 @@ class SegmentationRunner:
             editorNode = None
         for result in results:
             self._pace.measured(request.model, request.device, result.seconds / max(1, len(result.slices)))
+        slices = None if redoOnly is None else (results[0].axis, redoOnly[0], redoOnly[-1])
+        masks = [
+            SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb, slices)
+            for prompt, result in zip(request.prompts, results, strict=True)
+        ]
         if redoOnly is not None:
-            segmentId = request.prompts[0].segmentId
-            masks = replacedSlices(segmentId, results[0], redoOnly)
-            results = [mergedResult(self.lastResults.of(segmentationNode, segmentId), results[0], redoOnly)]
-        else:
-            masks = [
-                SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb)
-                for prompt, result in zip(request.prompts, results, strict=True)
-            ]
-        written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)[-len(results) :]
+            former = self.lastResults.of(segmentationNode, request.prompts[0].segmentId)
+            results = [mergedResult(former, results[0], redoOnly)]
+        written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
         if segmentationNode.GetDisplayNode() is None:
             segmentationNode.CreateDefaultDisplayNodes()
         for segment, result in zip(written, results, strict=True):
             self.lastResults.keep(segmentationNode, segment.segmentId, result)
         segmentation = segmentationNode.GetSegmentation()
-        named = [(one.segmentId, segmentation.GetSegment(one.segmentId).GetName(), one.clipped) for one in written]
-        report = reportOf(request, results, named)
+        names = [segmentation.GetSegment(one.segmentId).GetName() for one in written]
+        report = reportOf(request, results, written, names)
         for warning in report.warnings:
             logger.warning(warning)
         return report

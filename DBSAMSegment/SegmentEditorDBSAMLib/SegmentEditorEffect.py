@@ -234,6 +234,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def _startRoi(self):
         from DBSAMSegmentLib.NodeRequests import requestOf
         from DBSAMSegmentLib.Packages import ensurePackages
+        from DBSAMSegmentLib.SegmentWriter import requireWritable
         from DBSAMSegmentLib.Tokens import newCancelToken
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
@@ -243,6 +244,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
         request = requestOf(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
         target = self._target()
+        requireWritable(volumeNode, target[0], [target[1]])
         self._drop()
 
         def finished(job):
@@ -258,6 +260,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                     _("Another segment was selected meanwhile; nothing was changed. Select the right one, apply again.")
                 )
             else:
+                self._status("")
                 with slicer.util.tryWithErrorDisplay(_("The result could not be written."), waitCursor=False):
                     self._write(job.result[0], request)
             self.updateGUIFromMRML()
@@ -276,11 +279,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._runnerInUse().requireCurrent(request, volumeNode, segmentationNode)
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
-        clipped = writeThroughEffect(
+        clipped, heldBack = writeThroughEffect(
             self.scriptedEffect, result, volumeNode, segmentationNode, self.scriptedEffect.parameter("Mode")
         )
         self._boxes = {}
-        warnings = warningsOf(result.slices, clipped)
+        warnings = warningsOf(result.slices, clipped, heldBack)
         self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
 
     def _settings(self):
