@@ -75,7 +75,7 @@ def traffic(name: str, precision: str, batch: int) -> Traffic:
         if name == "SAM":
             run = _stock(model)
         if precision == "bfloat16":
-            _to_bfloat16(model.image_encoder)
+            _to_bfloat16(model.image_encoder, model.image_encoder.neck)
         images = torch.empty(batch, 3, 1024, 1024)
         # Which kernel computes attention is asked of the device, which is not there.
         flash = mock.patch.object(F, "scaled_dot_product_attention", _flash)
@@ -111,9 +111,9 @@ def _nbytes(tensor: Tensor) -> int:
     return size
 
 
-def _to_bfloat16(module: nn.Module) -> None:
-    """`module.to(torch.bfloat16)`, which fake tensors refuse."""
-    for part in module.modules():
+def _to_bfloat16(module: nn.Module, kept: nn.Module) -> None:
+    """`module.to(torch.bfloat16)` but for one part; fake tensors refuse that method."""
+    for part in set(module.modules()) - set(kept.modules()):
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
         for name, buffer in part.named_buffers(recurse=False):
