@@ -1,6 +1,7 @@
 """Writing masks to segments on real MRML: Slicer's masking rules, undo, other segments, other geometries."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ pytest.importorskip("slicer")
 import slicer_scene as scenes
 import vtk
 from DBSAMSegmentLib.Geometry import GeometryError
-from DBSAMSegmentLib.Labelmaps import modifierLabelmap
+from DBSAMSegmentLib.Labelmaps import _leaves, modifierLabelmap
 from DBSAMSegmentLib.SegmentWriter import SegmentMask, SegmentWriter
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 
@@ -302,3 +303,44 @@ def test_what_falls_outside_the_segmentations_geometry_is_reported(scene):
     (written,) = SegmentWriter(scene).write(volume, segmentation, [SegmentMask(EDITED, PROMPT, FULL)])
     assert written.clipped
     np.testing.assert_array_equal(scenes.segment_array(segmentation, EDITED, SHAPE)[:4], PROMPT[:4])
+
+
+@pytest.mark.parametrize("filled", [0.02, 0.3, 1.0])
+def test_part_of_a_mask_is_outside_if_and_only_if_the_centre_of_one_of_its_voxels_is(filled):
+    rng = np.random.default_rng(0)
+    bounds, extent = (-6, 6) * 3, ((2, 8), (1, 6), (-3, 1))
+    outside = 0
+    for _ in range(200):
+        mask = (rng.random((5, 6, 7)) <= filled).astype(np.uint8)
+        mask[2, 3, 3] = 1
+        affine = np.eye(4)
+        affine[:3] = rng.normal(0, 0.5, (3, 4))
+        points = (np.argwhere(mask)[:, ::-1] + [2, 1, -3]) @ affine[:3, :3].T + affine[:3, 3]
+        expected = bool((np.abs(points) > 6.5).any())
+        assert _leaves(bounds, mask, extent, affine) == expected
+        outside += expected
+    assert 20 < outside < 180
+
+
+def test_a_mask_on_a_turned_geometry_costs_a_few_bytes_for_each_of_its_voxels(scene):
+    shape = (60, 100, 100)
+    volume = scenes.add_volume(scene, np.zeros(shape, np.int16))
+    turned = scenes.rotation("z", 10)
+    turned[:3, 3] = [50, 50, 30] - turned[:3, :3] @ [30, 30, 30]  # the same point is the middle of 61 x 61 x 61 voxels
+    helper = scenes.add_volume(scene, np.zeros((61, 61, 61), np.uint8), turned, "turned")
+    segmentation = scenes.add_segmentation(scene, helper, [EDITED])
+    k, j, i = np.ogrid[:60, :100, :100]
+    # Inside, though the corners of the block around it aren't.
+    ball = (k - 30) ** 2 + (j - 50) ** 2 + (i - 50) ** 2 <= 28**2
+    everywhere = np.ones(shape, np.uint8)
+    tracemalloc.start()
+    try:
+        clipped = [
+            modifierLabelmap(one, ((0, 99), (0, 99), (0, 59)), volume, segmentation).clipped
+            for one in (ball, everywhere)
+        ]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert clipped == [False, True]
+    assert peak < 3 * everywhere.nbytes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import vtk_to_numpy
 
 from .Geometry import arrayFromMatrix, matrixBetween, matrixFromArray, nodeName
 
@@ -34,17 +35,16 @@ class ModifierLabelmap:
 
 
 def croppedToMask(mask_KJI: np.ndarray, extent_ijk: Extent) -> tuple[np.ndarray, Extent]:
-    """The smallest block with all voxels of the mask; a single empty voxel if it has none."""
-    starts = [first for first, _ in extent_ijk]
+    """The smallest block with all voxels of the mask, as a view; a single empty voxel if it has none."""
+    filled_JI = mask_KJI.any(axis=0)  # one pass over the mask for I and J, one for K
+    filled_K = np.array([slice_JI.any() for slice_JI in mask_KJI])
     block = []
-    for axis in range(3):
-        along = mask_KJI.any(axis=tuple(other for other in range(3) if other != 2 - axis))
-        inside = np.flatnonzero(along)
+    for filled in (filled_JI.any(axis=0), filled_JI.any(axis=1), filled_K):
+        inside = np.flatnonzero(filled)
         block.append((int(inside[0]), int(inside[-1])) if inside.size else (0, 0))
     (i0, i1), (j0, j1), (k0, k1) = block
-    cropped = np.ascontiguousarray(mask_KJI[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1] != 0).astype(np.uint8)
-    moved = tuple((first + start, last + start) for start, (first, last) in zip(starts, block, strict=True))
-    return cropped, moved
+    moved = tuple((first + start, last + start) for (start, _), (first, last) in zip(extent_ijk, block, strict=True))
+    return mask_KJI[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1], moved
 
 
 def referenceGeometry(
@@ -161,22 +161,42 @@ def grownToSegment(
 def orientedImage(
     values_KJI: np.ndarray, extent: list[int], imageToWorld: vtk.vtkMatrix4x4
 ) -> slicer.vtkOrientedImageData:
-    """A vtkOrientedImageData with a copy of the values, its first voxel at the start of the extent."""
+    """A vtkOrientedImageData, 1 where the values aren't 0, with the first of them at the start of the extent."""
+    image, voxels_KJI = _newImage(extent, imageToWorld)
+    np.not_equal(values_KJI, 0, out=voxels_KJI.view(bool))
+    return image
+
+
+def _newImage(extent: list[int], imageToWorld: vtk.vtkMatrix4x4) -> tuple[slicer.vtkOrientedImageData, np.ndarray]:
+    """An image of bytes and its voxels, to be filled in place: a large mask is copied once, not at every step."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent(extent)
-    scalars = numpy_to_vtk(np.ascontiguousarray(values_KJI, np.uint8).ravel(), deep=True)
-    scalars.SetName("ImageScalars")
-    image.GetPointData().SetScalars(scalars)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     image.SetGeometryFromImageToWorldMatrix(imageToWorld)
-    return image
+    return image, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def _leaves(bounds: tuple[int, ...], mask_KJI: np.ndarray, extent_ijk: Extent, volumeToReference: np.ndarray) -> bool:
     """Whether the centre of a mask voxel lies beyond the reference geometry's voxels."""
-    points = np.argwhere(mask_KJI)[:, ::-1] + np.array([first for first, _ in extent_ijk])
-    inReference = points @ volumeToReference[:3, :3].T + volumeToReference[:3, 3]
     low, high = np.array(bounds[::2]) - 0.5, np.array(bounds[1::2]) + 0.5
-    return bool(((inReference < low) | (inReference > high)).any())
+
+    def beyond(points_ijk: np.ndarray) -> bool:
+        inReference = points_ijk @ volumeToReference[:3, :3].T + volumeToReference[:3, 3]
+        return bool(((inReference < low) | (inReference > high)).any())
+
+    # The reference geometry is convex: a block lies in it if its corners do, and a row of voxels if its two ends do.
+    if not beyond(np.array(list(itertools.product(*extent_ijk)))):
+        return False
+    starts = np.array([first for first, _ in extent_ijk])
+    return any(beyond(_rowEnds(slice_JI, k) + starts) for k, slice_JI in enumerate(mask_KJI))
+
+
+def _rowEnds(slice_JI: np.ndarray, k: int) -> np.ndarray:
+    """First and last inside voxel of every row of a slice that has any: (N, 3) indices I, J, K into the mask."""
+    inside = slice_JI.astype(bool)
+    j = np.flatnonzero(inside.any(axis=1))
+    first, last = inside[j].argmax(axis=1), inside.shape[1] - 1 - inside[j, ::-1].argmax(axis=1)
+    return np.stack([np.append(first, last), np.append(j, j), np.full(2 * len(j), k)], axis=1)
 
 
 def _resampled(
@@ -187,9 +207,11 @@ def _resampled(
     reference: slicer.vtkOrientedImageData,
     block: tuple[list[int], list[int]],
 ) -> np.ndarray:
-    padded = np.pad(mask_KJI * np.uint8(2 * _HALF), 1)
     extent = [bound for first, last in extent_ijk for bound in (first - 1, last + 1)]
-    source = orientedImage(padded, extent, volumeToRas)
+    source, padded = _newImage(extent, volumeToRas)
+    padded[...] = 0
+    np.not_equal(mask_KJI, 0, out=padded[1:-1, 1:-1, 1:-1].view(bool))
+    padded *= 2 * _HALF
     target = slicer.vtkOrientedImageData()
     target.ShallowCopy(reference)
     target.SetExtent([bound for axis in range(3) for bound in (block[0][axis], block[1][axis])])
@@ -200,4 +222,4 @@ def _resampled(
         source, target, output, True, False, transform
     )
     shape = tuple(block[1][axis] - block[0][axis] + 1 for axis in (2, 1, 0))
-    return (vtk_to_numpy(output.GetPointData().GetScalars()).reshape(shape) >= _HALF).astype(np.uint8)
+    return (vtk_to_numpy(output.GetPointData().GetScalars()).reshape(shape) >= _HALF).view(np.uint8)

@@ -93,7 +93,7 @@ def onOneSlice(request: RunRequest, index: int) -> RunRequest | None:
     if isinstance(first.prompt, SliceBoxes):
         boxes, clip = first.prompt.key_boxes, first.prompt.clip
     else:
-        boxes, clip = slice_boxes_xyxy(first.prompt, request.snapshot.geometry, axis), first.prompt
+        boxes, clip = slice_boxes_xyxy(first.prompt, request.snapshot.geometry, axis, {index}), first.prompt
     if index not in boxes:
         return None
     prompt = replace(first, prompt=SliceBoxes(axis, {index: boxes[index]}, clip))

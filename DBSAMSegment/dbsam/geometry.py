@@ -8,7 +8,7 @@ indexed [y, x] and volumes [k, j, i].
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,11 +222,19 @@ def slice_polygon(box: OrientedBox, geometry: ImageGeometry, axis: int, index: f
     return clip_polygon(in_slices.enclosing_rectangle(), in_slices.cut(index))
 
 
-def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> dict[int, FloatArray]:
+def slice_boxes_xyxy(
+    box: OrientedBox, geometry: ImageGeometry, axis: int, wanted: Container[int] | None = None
+) -> dict[int, FloatArray]:
     """Returns the bounding rectangle of the box's cut for every slice of the volume that it passes through.
 
     A box thinner than the slice distance that lies between two slice planes is projected onto the nearer one, so that
     it yields one slice. What lies outside the volume is cut off before the rectangle is taken.
+
+    Args:
+        box: the box, in RAS.
+        geometry: the volume's grid.
+        axis: 0, 1, 2 for slices along I, J, K.
+        wanted: the only slices to be cut; None cuts all.
 
     Returns:
         slice index -> (4,) x_min, y_min, x_max, y_max in continuous pixel coordinates; empty when the box lies outside
@@ -237,6 +245,8 @@ def slice_boxes_xyxy(box: OrientedBox, geometry: ImageGeometry, axis: int) -> di
     in_slices = box_in_slices(box, geometry, axis)
     boxes = {}
     for index in in_slices.slices():
+        if wanted is not None and index not in wanted:
+            continue
         polygon = clip_polygon(image_corners, in_slices.footprint(index))
         if len(polygon):
             boxes[index] = np.concatenate([polygon.min(axis=0), polygon.max(axis=0)])

@@ -115,7 +115,7 @@ class PromptPlan:
         else:
             boxes = self._drawn = _drawn_boxes(prompt, geometry)
             if prompt.clip is not None:
-                boxes = _intersections(boxes, slice_boxes_xyxy(prompt.clip, geometry, axis))
+                boxes = _intersections(boxes, slice_boxes_xyxy(prompt.clip, geometry, axis, boxes))
         if not boxes:
             raise ValueError(_outside_message(prompt, geometry))
         self.window = Window.of_centres_in(_union(boxes))
