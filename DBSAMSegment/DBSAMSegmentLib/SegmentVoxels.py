@@ -35,8 +35,8 @@ def digestOf(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -
 
 def missingOf(labelmap: ModifierLabelmap, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> int:
     """How many voxels of a labelmap that was written to a segment the segment doesn't have."""
-    wanted = _valuesOf(labelmap) != 0
-    return int(wanted.sum() - (wanted & _placed(*voxelsOf(segmentationNode, segmentId), labelmap.extent)).sum())
+    found = _placed(*voxelsOf(segmentationNode, segmentId), labelmap.extent)
+    return int(np.count_nonzero(_valuesOf(labelmap) > found))
 
 
 def keptOutside(
