@@ -29,12 +29,28 @@ def module():
 
 
 def pair(name="head", segment="liver"):
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[2:4, 5:12, 6:15] = 1
+    mask = block(5, 12)
     volume = scenes.add_volume(slicer.mrmlScene, np.where(mask, 400, -100).astype(np.int16), IJK_TO_RAS, name)
-    segmentation = scenes.add_segmentation(slicer.mrmlScene, volume, (segment,))
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, volume)
-    return volume, segmentation, mask
+    return volume, segmented(volume, {segment: mask}), mask
+
+
+def block(first, end):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:4, first:end, 6:15] = 1
+    return mask
+
+
+def segmented(volume, masks, name="segmentation"):
+    segmentation = scenes.add_segmentation(slicer.mrmlScene, volume, masks, name)
+    for segment, mask in masks.items():
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, volume)
+    return segmentation
+
+
+def choose(panel, volume, segmentation):
+    panel.volumeSelector.setCurrentNode(volume)
+    panel.segmentationSelector.setCurrentNode(segmentation)
+    panel.addButton.click()
 
 
 def test_the_scene_is_written_with_its_geometry_and_names(module, tmp_path):
@@ -66,6 +82,44 @@ def test_an_empty_segment_is_refused_by_name(module, tmp_path):
     segmentation.GetSegmentation().AddEmptySegment("kidney", "kidney")
     with pytest.raises(ValueError, match="segment kidney of segmentation is empty"):
         exportPairs([ScenePair(volume, segmentation)], tmp_path)
+
+
+def test_a_pair_is_listed_once(module):
+    volume, segmentation, _ = pair("ct")
+    for _ in range(2):  # a double click
+        choose(module.panel, volume, segmentation)
+    assert (len(module.panel._pairs), module.panel.pairList.count) == (1, 1)
+    assert module.panel.statusLabel.text == "ct / segmentation is in the list already."
+
+
+def test_all_segmentations_of_a_volume_are_one_case_and_no_image_is_on_both_sides(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    from dbsam_training.nnunet import RawDataset
+
+    volume, liver, mask = pair("ct")
+    spleen = segmented(volume, {"spleen": block(14, 17)})
+    others = [ScenePair(*pair(name)[:2]) for name in ("two", "three")]
+    assert exportPairs([ScenePair(volume, liver), *others, ScenePair(volume, spleen)], tmp_path) == [
+        "ct_1", "two_2", "three_3",
+    ]  # fmt: skip
+    dataset = RawDataset(tmp_path)
+    assert (dataset.list_cases("train"), dataset.list_cases("val")) == (["ct_1", "two_2"], ["three_3"])
+    found = {one.name: one.mask_KJI for one in dataset.structures(dataset.read_case("ct_1"))}
+    assert found.keys() == {"liver", "spleen"}
+    assert (found["liver"] == (mask > 0)).all()
+    assert (found["spleen"] == (block(14, 17) > 0)).all()
+
+
+def test_what_two_pairs_of_a_volume_cannot_both_say_is_refused_by_name(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    volume, first, mask = pair("ct")
+    second = segmented(volume, {"liver": mask}, "second reader")
+    with pytest.raises(ValueError, match="segment liver of segmentation on ct is listed twice"):
+        exportPairs([ScenePair(volume, first), ScenePair(volume, first, ("liver",))], tmp_path)
+    with pytest.raises(ValueError, match="structure liver in two segmentations, segmentation and second reader"):
+        exportPairs([ScenePair(volume, first), ScenePair(volume, second)], tmp_path)
 
 
 def test_stopping_ends_the_process_and_what_it_started(module, tmp_path, monkeypatch):
@@ -128,9 +182,7 @@ def test_a_pair_leaves_the_list_with_its_nodes(module):
     panel = module.panel
     for name in ("one", "two"):
         volume, segmentation, _ = pair(name)
-        panel.volumeSelector.setCurrentNode(volume)
-        panel.segmentationSelector.setCurrentNode(segmentation)
-        panel.addButton.click()
+        choose(panel, volume, segmentation)
     slicer.mrmlScene.RemoveNode(volume)
     assert [one.volumeNode.GetName() for one in panel._pairs] == ["one"]
     assert panel.pairList.count == 1

@@ -90,13 +90,18 @@ class Panel:
             form.addRow(widget)
 
     def onAdd(self) -> None:
-        """Adds the selected pair."""
+        """Adds the selected pair, once."""
         volume, segmentation = self.volumeSelector.currentNode(), self.segmentationSelector.currentNode()
         if volume is None or segmentation is None:
             self.statusLabel.setText(_("Choose a volume and its segmentation first."))
             return
-        self._pairs.append(ScenePair(volume, segmentation))
-        self.pairList.addItem(f"{volume.GetName()} / {segmentation.GetName()}")
+        pair = ScenePair(volume, segmentation)
+        title = f"{volume.GetName()} / {segmentation.GetName()}"
+        if pair in self._pairs:
+            self.statusLabel.setText(_("{pair} is in the list already.").format(pair=title))
+            return
+        self._pairs.append(pair)
+        self.pairList.addItem(title)
         self.update()
 
     def onRemove(self) -> None:
