@@ -111,6 +111,30 @@ def test_all_segmentations_of_a_volume_are_one_case_and_no_image_is_on_both_side
     assert (found["spleen"] == (block(14, 17) > 0)).all()
 
 
+def test_overlapping_structures_stay_whole(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    from dbsam_training.nnunet import RawDataset
+    from dbsam_training.sources import case_faults
+
+    masks = {"lesion": block(7, 9), "liver": block(5, 12), "vessel": block(8, 14)}
+    pairs = []
+    for name in ("one", "two"):
+        volume = pair(name)[0]
+        pairs.append(ScenePair(volume, segmented(volume, masks)))
+    exportPairs(pairs, tmp_path)
+    labels = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    # Rows 5-6: 2 liver; 7: 4 lesion, liver; 8: 6 all; 9-11: 5 liver, vessel; 12-13: 3 vessel.
+    assert labels == {"background": 0, "lesion": [1, 4, 6], "liver": [2, 4, 5, 6], "vessel": [3, 5, 6]}
+    dataset = RawDataset(tmp_path)
+    for name in ("one_1", "two_2"):
+        case = dataset.read_case(name)
+        assert case_faults(dataset.info, case) == []
+        found = {one.name: one.mask_KJI for one in dataset.structures(case)}
+        assert found.keys() == masks.keys()
+        assert all((found[structure] == (mask > 0)).all() for structure, mask in masks.items())
+
+
 def test_what_two_pairs_of_a_volume_cannot_both_say_is_refused_by_name(module, tmp_path):
     from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
 

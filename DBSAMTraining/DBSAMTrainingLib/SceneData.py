@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 
 if TYPE_CHECKING:
-    from dbsam_training.raw_writer import RawCase
+    from dbsam_training.raw_writer import LabelIds, RawCase
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ScenePair:
 def exportPairs(pairs: Sequence[ScenePair], folder: Path) -> list[str]:
     """Writes the pairs as a data set in nnU-Net's raw layout; segments of one name are one structure.
 
-    All segmentations of a volume are one case, so that no image is both trained on and validated on. Where segments
-    overlap, the later one in the list wins.
+    All segmentations of a volume are one case, so that no image is both trained on and validated on. Structures may
+    overlap.
 
     Returns:
         Names of the cases.
@@ -43,13 +43,13 @@ def exportPairs(pairs: Sequence[ScenePair], folder: Path) -> list[str]:
         ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
             segmentations of a volume have a structure of the same name.
     """
-    from dbsam_training.raw_writer import write_raw_dataset
+    from dbsam_training.raw_writer import LabelIds, write_raw_dataset
 
     if not pairs:
         raise ValueError("Add at least one volume with its segmentation.")
     drawn = _segmentsByVolume(pairs)
-    structures = sorted({segment.name for segments in drawn.values() for segment in segments})
-    return write_raw_dataset(folder, _cases(drawn, structures), structures, modality="scene")
+    ids = LabelIds(sorted({segment.name for segments in drawn.values() for segment in segments}))
+    return write_raw_dataset(folder, _cases(drawn, ids), ids, modality="scene")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _refuseAmong(earlier: Sequence[_Segment], segment: _Segment, volume: str) ->
 
 
 def _cases(
-    drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], structures: Sequence[str]
+    drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], ids: LabelIds
 ) -> Iterator[RawCase]:
     from DBSAMSegmentLib.Geometry import snapshotVolume
 
@@ -104,7 +104,7 @@ def _cases(
         snapshot = snapshotVolume(volumeNode)
         labels = np.zeros(snapshot.geometry.shape_KJI, np.uint16)
         for segment in segments:
-            labels[_mask(segment, volumeNode)] = structures.index(segment.name) + 1
+            ids.draw(labels, _mask(segment, volumeNode), segment.name)
         title = re.sub(r"\W+", "_", volumeNode.GetName()).strip("_") or "volume"
         yield RawCase(f"{title}_{number + 1}", snapshot.view_KJI, labels, snapshot.geometry)
 

@@ -28,13 +28,48 @@ class RawCase:
     geometry: ImageGeometry
 
 
-def write_raw_dataset(folder: Path, cases: Iterable[RawCase], structures: Sequence[str], **facts: Any) -> list[str]:
+class LabelIds:
+    """Ids of structures that may overlap: one for each, and one for each combination that occurs in any case.
+
+    Args:
+        structures: Their names; the n-th alone has the id n, from 1.
+    """
+
+    def __init__(self, structures: Sequence[str]) -> None:
+        self._structures = tuple(structures)
+        self._members = [frozenset[str](), *(frozenset({name}) for name in structures)]
+
+    def draw(self, labels_KJI: NDArray[np.integer], mask_KJI: NDArray[np.bool_], structure: str) -> None:
+        """Add a structure to a case's labels, where what lies below it stays."""
+        below = labels_KJI[mask_KJI]
+        ids_above = np.zeros(len(self._members), labels_KJI.dtype)
+        for label_id in np.unique(below).tolist():
+            ids_above[label_id] = self._id_of(self._members[label_id] | {structure})
+        labels_KJI[mask_KJI] = ids_above[below]
+
+    def as_labels(self) -> dict[str, int | list[int]]:
+        """The `labels` of dataset.json: to each structure its id, or the ids whose union it is."""
+        labels: dict[str, int | list[int]] = {"background": 0}
+        for name in self._structures:
+            ids = [label_id for label_id, members in enumerate(self._members) if name in members]
+            labels[name] = ids if len(ids) > 1 else ids[0]
+        return labels
+
+    def _id_of(self, members: frozenset[str]) -> int:
+        if members not in self._members:
+            self._members.append(members)
+        return self._members.index(members)
+
+
+def write_raw_dataset(
+    folder: Path, cases: Iterable[RawCase], structures: Sequence[str] | LabelIds, **facts: Any
+) -> list[str]:
     """Write a data set; the last case is for validation, or none where there are fewer than three.
 
     Args:
         folder: The data set's folder, made if needed.
         cases: The cases; only one at a time is in memory.
-        structures: Names of the structures; label id n is the n-th, from 1.
+        structures: Names of the structures; label id n is the n-th, from 1. Or the ids that the labels were drawn with.
         facts: More for dataset.json, such as modality and licence.
 
     Returns:
@@ -65,7 +100,7 @@ def write_raw_dataset(folder: Path, cases: Iterable[RawCase], structures: Sequen
         names.append(case.name)
     if not names:
         raise ValueError("There is no case to write.")
-    labels = {"background": 0, **{name: number + 1 for number, name in enumerate(structures)}}
+    labels = (structures if isinstance(structures, LabelIds) else LabelIds(structures)).as_labels()
     described = {"labels": labels, "channel_names": {"0": "image"}, "file_ending": ".nrrd", "numTraining": len(names)}
     count = len(names) - (len(names) >= LEAST_CASES_TO_SPLIT)
     (folder / "dataset.json").write_text(json.dumps(described | facts, indent=1), encoding="utf-8")
