@@ -18,7 +18,7 @@ from slicer.ScriptedLoadableModule import (
 )
 
 if TYPE_CHECKING:
-    from DBSAMTrainingLib.SceneData import ScenePair
+    from DBSAMTrainingLib.SceneData import Progress, ScenePair
     from DBSAMTrainingLib.TrainingProcess import TrainingProcess, TrainingState
 
 
@@ -97,6 +97,7 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         recipe: str,
         runFolder: Path,
         settings: "Sequence[str]" = (),
+        progress: "Progress | None" = None,
     ) -> None:
         """Writes the data into the run folder and starts the training; a run that was stopped there goes on.
 
@@ -105,8 +106,10 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
             recipe: name of a recipe, or the path of a YAML file.
             runFolder: where everything goes.
             settings: that replace the recipe's, such as "run.steps=100".
+            progress: told how far the writing is, and whether to go on.
 
         Raises:
+            ExportCancelled: `progress` said so; the folder is as it was.
             ValueError: the data can't be used, or no folder is named.
             RuntimeError: a training is running.
         """
@@ -118,7 +121,7 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         if self._process is not None and self._process.running:
             raise RuntimeError("A training is running: stop it first.")
         data = runFolder / "data"
-        exportPairs(pairs, data)
+        exportPairs(pairs, data, progress)
         arguments = ["fit", "--config", recipe, "--data", str(data), "--output", str(runFolder)]
         process = TrainingProcess(runFolder)
         process.start([*arguments, *(["--set", *settings] if settings else [])])

@@ -146,6 +146,74 @@ def test_what_two_pairs_of_a_volume_cannot_both_say_is_refused_by_name(module, t
         exportPairs([ScenePair(volume, first), ScenePair(volume, second)], tmp_path)
 
 
+def test_a_failed_or_cancelled_export_leaves_the_folder_as_it_was(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ExportCancelled, ScenePair, exportPairs
+
+    good, bad = ScenePair(*pair("good")[:2]), ScenePair(*pair("bad")[:2])
+    bad.segmentationNode.GetSegmentation().AddEmptySegment("kidney", "kidney")
+    new, old = tmp_path / "run" / "data", tmp_path / "old"
+    exportPairs([good], old)
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    for folder in (new, old):
+        with pytest.raises(ValueError, match="kidney"):
+            exportPairs([good, bad], folder)
+        for cancelled_at in (0, 1, 2):
+            told = []
+            with pytest.raises(ExportCancelled):
+                exportPairs(
+                    [good, ScenePair(*pair("other")[:2])],
+                    folder,
+                    lambda *state, told=told, last=cancelled_at: told.append(state) or state[0] < last,
+                )
+            assert told == [(0, 2, "good"), (1, 2, "other"), (2, 2, "")][: cancelled_at + 1]
+    assert sorted(tmp_path.iterdir()) == [old]
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    assert len(list(old.iterdir())) == 4
+
+
+def test_an_export_replaces_the_data_of_the_one_before(module, tmp_path):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+
+    for name in ("first", "second"):
+        exportPairs([ScenePair(*pair(name)[:2])], tmp_path)
+    assert [path.name for path in (tmp_path / "imagesTr").iterdir()] == ["second_1_0000.nrrd"]
+    header = (tmp_path / "imagesTr/second_1_0000.nrrd").read_bytes().partition(b"\n\n")[0]
+    assert b"encoding: raw" in header  # compressing a CT held Slicer for seven seconds
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_writing_the_data_shows_progress_and_can_be_cancelled(module, tmp_path, monkeypatch, cancelled):
+    import qt
+    from DBSAMTrainingLib import TrainingProcess as processes
+
+    dialogs, shown, started = [], [], []
+    make, reader = slicer.util.createProgressDialog, slicer.util.arrayFromSegmentBinaryLabelmap
+
+    def made(**options):
+        dialogs.append(make(**options))
+        if cancelled:
+            qt.QTimer.singleShot(0, dialogs[0].cancel)  # as soon as events are processed
+        return dialogs[0]
+
+    def read(*arguments):
+        shown.append((dialogs[0].labelText, dialogs[0].value, dialogs[0].maximum))
+        return reader(*arguments)
+
+    monkeypatch.setattr(slicer.util, "createProgressDialog", made)
+    monkeypatch.setattr(slicer.util, "arrayFromSegmentBinaryLabelmap", read)
+    monkeypatch.setattr("DBSAMTrainingLib.Panel.ensurePackages", lambda *arguments, **options: True)
+    monkeypatch.setattr(processes.TrainingProcess, "start", lambda self, arguments: started.append(arguments))
+    for name in ("one", "two"):
+        choose(module.panel, *pair(name)[:2])
+    module.panel.folderEdit.currentPath = str(tmp_path / "run")
+    module.panel.onStart()
+    assert shown == ([] if cancelled else [("Writing one", 0, 2), ("Writing two", 1, 2)])
+    assert len(started) == (not cancelled)
+    assert (tmp_path / "run").exists() == (not cancelled)
+    if cancelled:
+        assert module.panel.statusLabel.text == "Cancelled: nothing was written."
+
+
 def test_stopping_ends_the_process_and_what_it_started(module, tmp_path, monkeypatch):
     from DBSAMTrainingLib import TrainingProcess as processes
 
@@ -227,7 +295,7 @@ def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch
         slicer.util, "confirmOkCancelDisplay", lambda text, *args, **options: asked.append(text) or agreed
     )
     monkeypatch.setattr("DBSAMSegmentLib.Packages.install", lambda missing, parent: installed.extend(missing))
-    monkeypatch.setattr(module.logic, "train", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(module.logic, "train", lambda *arguments, **options: started.append(arguments))
     module.panel.onStart()
     assert "lightning-fabric" in asked[0]
     assert installed == (["lightning-fabric"] if agreed else [])

@@ -12,7 +12,8 @@ from DBSAMSegmentLib.Packages import ensurePackages
 from DBSAMSegmentLib.SceneEvents import observeNodes
 from slicer.i18n import tr as _
 
-from .SceneData import ScenePair
+from .ExportProgress import exportProgress
+from .SceneData import ExportCancelled, ScenePair
 
 if TYPE_CHECKING:
     from DBSAMTraining import DBSAMTrainingLogic
@@ -122,10 +123,16 @@ class Panel:
 
     def onStart(self) -> None:
         """Writes the data and starts the process."""
-        with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(_("The training could not be started.")):
             if not ensurePackages(self.startButton.window(), training=True):
                 return
-            self.logic.train(self._pairs, self.recipeBox.currentText, Path(self.folderEdit.currentPath))
+            pairs, folder = tuple(self._pairs), Path(self.folderEdit.currentPath)
+            try:
+                with exportProgress(self.startButton.window()) as progress:
+                    self.logic.train(pairs, self.recipeBox.currentText, folder, progress=progress)
+            except ExportCancelled:
+                self.statusLabel.setText(_("Cancelled: nothing was written."))
+                return
             self._timer.start()
         self.update()
 

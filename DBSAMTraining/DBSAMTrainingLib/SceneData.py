@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,16 +30,25 @@ class ScenePair:
     segmentIds: tuple[str, ...] = ()
 
 
-def exportPairs(pairs: Sequence[ScenePair], folder: Path) -> list[str]:
+class ExportCancelled(RuntimeError):
+    """The user cancelled an export; nothing of it is left."""
+
+
+Progress = Callable[[int, int, str], bool]
+"""Told how many volumes are done, of how many, and the next one's name, "" after the last; whether to go on."""
+
+
+def exportPairs(pairs: Sequence[ScenePair], folder: Path, progress: Progress | None = None) -> list[str]:
     """Writes the pairs as a data set in nnU-Net's raw layout; segments of one name are one structure.
 
     All segmentations of a volume are one case, so that no image is both trained on and validated on. Structures may
-    overlap.
+    overlap. A failed or cancelled export leaves the folder as it was.
 
     Returns:
         Names of the cases.
 
     Raises:
+        ExportCancelled: `progress` said so.
         ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
             segmentations of a volume have a structure of the same name.
     """
@@ -49,7 +58,7 @@ def exportPairs(pairs: Sequence[ScenePair], folder: Path) -> list[str]:
         raise ValueError("Add at least one volume with its segmentation.")
     drawn = _segmentsByVolume(pairs)
     ids = LabelIds(sorted({segment.name for segments in drawn.values() for segment in segments}))
-    return write_raw_dataset(folder, _cases(drawn, ids), ids, modality="scene")
+    return write_raw_dataset(folder, _cases(drawn, ids, progress), ids, modality="scene")
 
 
 @dataclass(frozen=True)
@@ -94,19 +103,26 @@ def _refuseAmong(earlier: Sequence[_Segment], segment: _Segment, volume: str) ->
 
 
 def _cases(
-    drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], ids: LabelIds
+    drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], ids: LabelIds, progress: Progress | None
 ) -> Iterator[RawCase]:
     from DBSAMSegmentLib.Geometry import snapshotVolume
 
     from dbsam_training.raw_writer import RawCase
 
     for number, (volumeNode, segments) in enumerate(drawn.items()):
+        _goOn(progress, number, len(drawn), volumeNode.GetName())
         snapshot = snapshotVolume(volumeNode)
         labels = np.zeros(snapshot.geometry.shape_KJI, np.uint16)
         for segment in segments:
             ids.draw(labels, _mask(segment, volumeNode), segment.name)
         title = re.sub(r"\W+", "_", volumeNode.GetName()).strip("_") or "volume"
         yield RawCase(f"{title}_{number + 1}", snapshot.view_KJI, labels, snapshot.geometry)
+    _goOn(progress, len(drawn), len(drawn), "")
+
+
+def _goOn(progress: Progress | None, done: int, total: int, name: str) -> None:
+    if progress is not None and not progress(done, total, name):
+        raise ExportCancelled("The export was cancelled: nothing was written.")
 
 
 def _mask(segment: _Segment, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
