@@ -16,7 +16,8 @@ _EXIT_OK, _EXIT_FAILED, _EXIT_USAGE = 0, 1, 2
 
 def describe(state: TrainingState) -> str:
     """One line: steps, loss, score, and how the process ended."""
-    words = [_("step {step} of {steps}").format(step=state.step, steps=state.steps)]
+    known = _("step {step} of {steps}") if state.steps else _("step {step}")
+    words = [known.format(step=state.step, steps=state.steps)]
     if state.loss is not None:
         words.append(_("loss {loss:.3f}").format(loss=state.loss))
     if state.score is not None:
