@@ -18,7 +18,7 @@ from slicer.ScriptedLoadableModule import (
 )
 
 if TYPE_CHECKING:
-    from DBSAMTrainingLib.SceneData import ScenePair
+    from DBSAMTrainingLib.SceneData import Progress, ScenePair
     from DBSAMTrainingLib.TrainingProcess import TrainingProcess, TrainingState
 
 
@@ -88,7 +88,7 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
 
     @property
     def runFolder(self) -> Path | None:
-        """Folder of the run; None before the first."""
+        """Folder of this session's run; None before the first."""
         return None if self._process is None else self._process.runFolder
 
     def train(
@@ -97,28 +97,35 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         recipe: str,
         runFolder: Path,
         settings: "Sequence[str]" = (),
+        progress: "Progress | None" = None,
     ) -> None:
         """Writes the data into the run folder and starts the training; a run that was stopped there goes on.
 
         Args:
-            pairs: DBSAMTrainingLib.SceneData.ScenePair(volumeNode, segmentationNode, segmentIds=()).
+            pairs: DBSAMTrainingLib.SceneData.ScenePair(volumeNode, segmentationNode, segmentIds=()). Without any, the
+                run in the folder goes on with its own data and recipe.
             recipe: name of a recipe, or the path of a YAML file.
             runFolder: where everything goes.
             settings: that replace the recipe's, such as "run.steps=100".
+            progress: told how far the writing is, and whether to go on.
 
         Raises:
+            ExportCancelled: `progress` said so; the folder is as it was.
             ValueError: the data can't be used, or no folder is named.
             RuntimeError: a training is running.
         """
         from DBSAMTrainingLib.SceneData import exportPairs
-        from DBSAMTrainingLib.TrainingProcess import TrainingProcess
+        from DBSAMTrainingLib.TrainingProcess import TrainingProcess, canGoOn
 
         if not runFolder.name:
             raise ValueError("Name a folder for the run.")
         if self._process is not None and self._process.running:
             raise RuntimeError("A training is running: stop it first.")
         data = runFolder / "data"
-        exportPairs(pairs, data)
+        if not pairs and canGoOn(runFolder):
+            recipe = str(runFolder / "recipe.yaml")
+        else:
+            exportPairs(pairs, data, progress)
         arguments = ["fit", "--config", recipe, "--data", str(data), "--output", str(runFolder)]
         process = TrainingProcess(runFolder)
         process.start([*arguments, *(["--set", *settings] if settings else [])])
@@ -129,22 +136,35 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         if self._process is not None:
             self._process.stop()
 
-    def state(self) -> "TrainingState | None":
-        """What the run has done so far; None before the first."""
-        return None if self._process is None else self._process.state()
+    def state(self, runFolder: Path | None = None) -> "TrainingState | None":
+        """What a run has done so far; None where there is none.
 
-    def useCheckpoint(self) -> Path:
-        """Exports the best weights of the run and chooses them in DBSAMSegment.
+        Args:
+            runFolder: of an earlier session's run, too; while a training runs, its state is told. None: this session's.
+        """
+        from DBSAMTrainingLib.TrainingProcess import TrainingProcess, holdsRun
+
+        own = self._process
+        if own is not None and (runFolder is None or own.running or own.runFolder == runFolder):
+            return own.state()
+        return TrainingProcess(runFolder).state() if runFolder is not None and holdsRun(runFolder) else None
+
+    def useCheckpoint(self, runFolder: Path | None = None) -> Path:
+        """Exports the best weights of a run and chooses them in DBSAMSegment.
+
+        Args:
+            runFolder: of the run; None: this session's.
 
         Raises:
             ValueError: there is no run, or it has no checkpoint yet.
         """
-        if self.runFolder is None or not (self.runFolder / "best.pt").is_file():
+        folder = runFolder or self.runFolder
+        if folder is None or not (folder / "best.pt").is_file():
             raise ValueError("The run has no checkpoint yet: train until its first validation.")
         from dbsam_training.export import ExportOptions, export_run
 
-        output = self.runFolder / "weights.safetensors"
-        export_run(self.runFolder, output, output.with_suffix(".md"), ExportOptions())
+        output = folder / "weights.safetensors"
+        export_run(folder, output, output.with_suffix(".md"), ExportOptions())
         slicer.util.getModuleLogic("DBSAMSegment").getParameterNode().model = str(output)
         return output
 

@@ -12,7 +12,10 @@ from DBSAMSegmentLib.Packages import ensurePackages
 from DBSAMSegmentLib.SceneEvents import observeNodes
 from slicer.i18n import tr as _
 
-from .SceneData import ScenePair
+from .ExportProgress import exportProgress
+from .SceneData import ExportCancelled, ScenePair
+from .StateInWords import describe, linesAfter
+from .TrainingProcess import canGoOn
 
 if TYPE_CHECKING:
     from DBSAMTraining import DBSAMTrainingLogic
@@ -32,13 +35,14 @@ class Panel:
     def __init__(self, layout: qt.QLayout, logic: DBSAMTrainingLogic) -> None:
         self.logic = logic
         self._pairs: list[ScenePair] = []
-        self._curveTime = 0.0
+        self._curve: tuple[Path, float] | None = None
         self._addData(layout)
         self._addTraining(layout)
         self._addWatching(layout)
         self._timer = qt.QTimer()
         self._timer.setInterval(_WATCH_MILLISECONDS)
         self._timer.connect("timeout()", self.update)
+        self.folderEdit.connect("currentPathChanged(QString)", self._onFolderChanged)
         self._scene = slicer.mrmlScene
         self._nodeRemoved = observeNodes(self._scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
         self.update()
@@ -68,8 +72,10 @@ class Panel:
         self.recipeBox.setToolTip(_("finetune goes on from the compact model and needs minutes; paper needs GPUs."))
         self.folderEdit = ctk.ctkPathLineEdit()
         self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
-        self.folderEdit.setToolTip(_("Folder of the run; a run that was stopped goes on."))
-        self.startButton = self._button(_("Start"), _("Train in a process of its own."), self.onStart)
+        self.folderEdit.setToolTip(_("Folder of the run; one that was stopped goes on, a finished one can be used."))
+        self.startButton = self._button(
+            _("Start"), _("Train in a process of its own. Without pairs, the run in the folder goes on."), self.onStart
+        )
         self.stopButton = self._button(_("Stop"), _("End the process; its last resume point stays."), self.onStop)
         form.addRow(_("Recipe:"), self.recipeBox)
         form.addRow(_("Run folder:"), self.folderEdit)
@@ -83,6 +89,7 @@ class Panel:
         self.curveLabel = qt.QLabel("")
         self.logText = qt.QPlainTextEdit()
         self.logText.setReadOnly(True)
+        self._shownLog: tuple[Path | None, list[str]] = (None, [])
         self.useButton = self._button(
             _("Use this checkpoint"), _("Export the best weights and choose them in DB-SAM."), self.onUse
         )
@@ -90,13 +97,18 @@ class Panel:
             form.addRow(widget)
 
     def onAdd(self) -> None:
-        """Adds the selected pair."""
+        """Adds the selected pair, once."""
         volume, segmentation = self.volumeSelector.currentNode(), self.segmentationSelector.currentNode()
         if volume is None or segmentation is None:
             self.statusLabel.setText(_("Choose a volume and its segmentation first."))
             return
-        self._pairs.append(ScenePair(volume, segmentation))
-        self.pairList.addItem(f"{volume.GetName()} / {segmentation.GetName()}")
+        pair = ScenePair(volume, segmentation)
+        title = f"{volume.GetName()} / {segmentation.GetName()}"
+        if pair in self._pairs:
+            self.statusLabel.setText(_("{pair} is in the list already.").format(pair=title))
+            return
+        self._pairs.append(pair)
+        self.pairList.addItem(title)
         self.update()
 
     def onRemove(self) -> None:
@@ -117,10 +129,17 @@ class Panel:
 
     def onStart(self) -> None:
         """Writes the data and starts the process."""
-        with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(_("The training could not be started.")):
             if not ensurePackages(self.startButton.window(), training=True):
                 return
-            self.logic.train(self._pairs, self.recipeBox.currentText, Path(self.folderEdit.currentPath))
+            pairs, folder = tuple(self._pairs), Path(self.folderEdit.currentPath)
+            try:
+                with exportProgress(self.startButton.window()) as progress:
+                    self.logic.train(pairs, self.recipeBox.currentText, folder, progress=progress)
+            except ExportCancelled:
+                self.statusLabel.setText(_("Cancelled: nothing was written."))
+                return
+            self._showLog(None, [])  # the process begins another one
             self._timer.start()
         self.update()
 
@@ -134,41 +153,56 @@ class Panel:
         with slicer.util.tryWithErrorDisplay(_("The checkpoint could not be exported."), waitCursor=True):
             if not ensurePackages(self.useButton.window(), training=True):
                 return
-            path = self.logic.useCheckpoint()
+            path = self.logic.useCheckpoint(self._folder())
             self.statusLabel.setText(_("Chosen in DB-SAM: {path}").format(path=path))
 
-    def update(self) -> None:
-        """Shows what the run has done."""
-        state = self.logic.state()
-        running = state is not None and state.running
-        self.startButton.setEnabled(bool(self._pairs) and not running)
-        self.stopButton.setEnabled(running)
-        best = self.logic.runFolder is not None and (self.logic.runFolder / "best.pt").is_file()
-        self.useButton.setEnabled(best and not running)
-        if state is None:
-            return
-        self.progressBar.setMaximum(max(state.steps, 1))
-        self.progressBar.setValue(state.step)
-        words = [_("step {step} of {steps}").format(step=state.step, steps=state.steps)]
-        if state.loss is not None:
-            words.append(_("loss {loss:.3f}").format(loss=state.loss))
-        if state.score is not None:
-            words.append(_("validation DSC {score:.1f} %").format(score=100 * state.score))
-        if not running and state.exitCode is not None:
-            words.append(
-                _("finished") if state.exitCode == 0 else _("ended with code {code}").format(code=state.exitCode)
-            )
-            self._timer.stop()
-        self.statusLabel.setText(", ".join(words))
-        if state.log != self.logText.toPlainText():
-            self.logText.setPlainText(state.log)
-        self._showCurve()
+    def _onFolderChanged(self, path: str) -> None:
+        self.update()
 
-    def _showCurve(self) -> None:
-        path = self.logic.runFolder / "learning_curve.png"
-        if path.is_file() and path.stat().st_mtime != self._curveTime:
-            self._curveTime = path.stat().st_mtime
-            self.curveLabel.setPixmap(qt.QPixmap(str(path)).scaledToWidth(400, qt.Qt.SmoothTransformation))
+    def _folder(self) -> Path | None:
+        """The chosen folder; None before one is chosen."""
+        path = self.folderEdit.currentPath
+        return Path(path) if path else None
+
+    def update(self) -> None:
+        """Shows what the run that is going on, or else the one in the chosen folder, has done."""
+        state = self.logic.state(self._folder())
+        running = state is not None and state.running
+        resumable = state is not None and canGoOn(state.folder)
+        self.startButton.setEnabled((bool(self._pairs) or resumable) and not running)
+        self.stopButton.setEnabled(running)
+        self.useButton.setEnabled(state is not None and not running and (state.folder / "best.pt").is_file())
+        if not running:
+            self._timer.stop()
+        self.progressBar.setMaximum(max(state.steps, 1) if state else 1)
+        self.progressBar.setValue(state.step if state else 0)
+        self.statusLabel.setText(describe(state) if state else "")
+        self._showLog(state.folder if state else None, state.log.splitlines() if state else [])
+        self._showCurve(state.folder / "learning_curve.png" if state else None)
+
+    def _showLog(self, folder: Path | None, lines: list[str]) -> None:
+        """Appends what is new, which leaves the view where it is, or at the end where it was there."""
+        shownFolder, shown = self._shownLog
+        new = linesAfter(shown, lines) if folder == shownFolder else None
+        bar = self.logText.verticalScrollBar()
+        atEnd = new is None or bar.value >= bar.maximum
+        if new is None:
+            self.logText.setPlainText("\n".join(lines))
+        elif new:
+            self.logText.appendPlainText("\n".join(new))
+        if atEnd:  # Qt follows the end only while the panel is visible
+            bar.setValue(bar.maximum)
+        self._shownLog = (folder, lines)
+
+    def _showCurve(self, path: Path | None) -> None:
+        curve = (path, path.stat().st_mtime) if path is not None and path.is_file() else None
+        if curve == self._curve:
+            return
+        self._curve = curve
+        picture = (
+            qt.QPixmap() if curve is None else qt.QPixmap(str(path)).scaledToWidth(400, qt.Qt.SmoothTransformation)
+        )
+        self.curveLabel.setPixmap(picture)
 
     @staticmethod
     def _section(layout: qt.QLayout, title: str) -> qt.QFormLayout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 
 if TYPE_CHECKING:
-    from dbsam_training.raw_writer import RawCase
+    from dbsam_training.raw_writer import LabelIds, RawCase
 
 
 @dataclass(frozen=True)
@@ -30,45 +30,105 @@ class ScenePair:
     segmentIds: tuple[str, ...] = ()
 
 
-def exportPairs(pairs: Sequence[ScenePair], folder: Path) -> list[str]:
+class ExportCancelled(RuntimeError):
+    """The user cancelled an export; nothing of it is left."""
+
+
+Progress = Callable[[int, int, str], bool]
+"""Told how many volumes are done, of how many, and the next one's name, "" after the last; whether to go on."""
+
+
+def exportPairs(pairs: Sequence[ScenePair], folder: Path, progress: Progress | None = None) -> list[str]:
     """Writes the pairs as a data set in nnU-Net's raw layout; segments of one name are one structure.
 
-    Where segments overlap, the later one in the list wins.
+    All segmentations of a volume are one case, so that no image is both trained on and validated on. Structures may
+    overlap. A failed or cancelled export leaves the folder as it was.
 
     Returns:
         Names of the cases.
 
     Raises:
-        ValueError: there is no pair, a segmentation has no segment, or a segment is empty.
+        ExportCancelled: `progress` said so.
+        ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
+            segmentations of a volume have a structure of the same name.
     """
-    from dbsam_training.raw_writer import write_raw_dataset
+    from dbsam_training.raw_writer import LabelIds, write_raw_dataset
 
     if not pairs:
         raise ValueError("Add at least one volume with its segmentation.")
-    structures = sorted({name for pair in pairs for _, name in _segments(pair)})
-    return write_raw_dataset(folder, _cases(pairs, structures), structures, modality="scene")
+    drawn = _segmentsByVolume(pairs)
+    ids = LabelIds(sorted({segment.name for segments in drawn.values() for segment in segments}))
+    return write_raw_dataset(folder, _cases(drawn, ids, progress), ids, modality="scene")
 
 
-def _segments(pair: ScenePair) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class _Segment:
+    """A segment and the name of the structure that it is."""
+
+    segmentationNode: slicer.vtkMRMLSegmentationNode
+    segmentId: str
+    name: str
+
+
+def _segmentsByVolume(pairs: Sequence[ScenePair]) -> dict[slicer.vtkMRMLScalarVolumeNode, list[_Segment]]:
+    drawn: dict[slicer.vtkMRMLScalarVolumeNode, list[_Segment]] = {}
+    for pair in pairs:
+        earlier = drawn.setdefault(pair.volumeNode, [])
+        segments = _segments(pair)
+        for segment in segments:
+            _refuseAmong(earlier, segment, pair.volumeNode.GetName())
+        earlier += segments
+    return drawn
+
+
+def _segments(pair: ScenePair) -> list[_Segment]:
     segmentation = pair.segmentationNode.GetSegmentation()
     ids = pair.segmentIds or tuple(segmentation.GetSegmentIDs())
     if not ids:
         raise ValueError(f"{pair.segmentationNode.GetName()} has no segment.")
-    return [(segmentId, segmentation.GetSegment(segmentId).GetName()) for segmentId in ids]
+    return [_Segment(pair.segmentationNode, one, segmentation.GetSegment(one).GetName()) for one in ids]
 
 
-def _cases(pairs: Sequence[ScenePair], structures: Sequence[str]) -> Iterator[RawCase]:
+def _refuseAmong(earlier: Sequence[_Segment], segment: _Segment, volume: str) -> None:
+    """Refuses what two pairs of one volume can't both say."""
+    for other in earlier:
+        one, two = other.segmentationNode, segment.segmentationNode
+        if other == segment:
+            raise ValueError(f"The segment {segment.name} of {two.GetName()} on {volume} is listed twice.")
+        if other.name == segment.name and one is not two:
+            raise ValueError(
+                f"{volume} has the structure {segment.name} in two segmentations, {one.GetName()} and {two.GetName()}:"
+                " take one of them out of the list, or rename a segment."
+            )
+
+
+def _cases(
+    drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], ids: LabelIds, progress: Progress | None
+) -> Iterator[RawCase]:
     from DBSAMSegmentLib.Geometry import snapshotVolume
 
     from dbsam_training.raw_writer import RawCase
 
-    for number, pair in enumerate(pairs):
-        snapshot = snapshotVolume(pair.volumeNode)
+    for number, (volumeNode, segments) in enumerate(drawn.items()):
+        _goOn(progress, number, len(drawn), volumeNode.GetName())
+        snapshot = snapshotVolume(volumeNode)
         labels = np.zeros(snapshot.geometry.shape_KJI, np.uint16)
-        for segmentId, name in _segments(pair):
-            mask = slicer.util.arrayFromSegmentBinaryLabelmap(pair.segmentationNode, segmentId, pair.volumeNode)
-            if mask is None or not mask.any():
-                raise ValueError(f"The segment {name} of {pair.segmentationNode.GetName()} is empty on its volume.")
-            labels[mask > 0] = structures.index(name) + 1
-        title = re.sub(r"\W+", "_", pair.volumeNode.GetName()).strip("_") or "volume"
+        for segment in segments:
+            ids.draw(labels, _mask(segment, volumeNode), segment.name)
+        title = re.sub(r"\W+", "_", volumeNode.GetName()).strip("_") or "volume"
         yield RawCase(f"{title}_{number + 1}", snapshot.view_KJI, labels, snapshot.geometry)
+    _goOn(progress, len(drawn), len(drawn), "")
+
+
+def _goOn(progress: Progress | None, done: int, total: int, name: str) -> None:
+    if progress is not None and not progress(done, total, name):
+        raise ExportCancelled("The export was cancelled: nothing was written.")
+
+
+def _mask(segment: _Segment, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+    """(K,J,I) bool on the volume's grid."""
+    node = segment.segmentationNode
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment.segmentId, volumeNode)
+    if mask is None or not mask.any():
+        raise ValueError(f"The segment {segment.name} of {node.GetName()} is empty on its volume.")
+    return mask > 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 _LOG_LINES = 200
 _STOP_SECONDS = 5.0
+_RUN_FILES = ("recipe.yaml", "train.csv", "last.pt", "best.pt", "process.log")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class TrainingState:
     """What a run has done so far.
 
     Attributes:
+        folder: where the run lies.
         running: whether its process lives.
-        exitCode: of its process, None while it lives.
+        exitCode: of its process, None while it lives, or where it was another session's.
+        stopped: whether `TrainingProcess.stop` ended it.
         step: last step; 0 before the first.
         steps: of the whole run; 0 while that is unknown.
         loss: of the last step.
@@ -30,8 +33,10 @@ class TrainingState:
         log: last lines of what it said.
     """
 
+    folder: Path
     running: bool
     exitCode: int | None
+    stopped: bool
     step: int
     steps: int
     loss: float | None
@@ -49,6 +54,7 @@ class TrainingProcess:
     def __init__(self, runFolder: Path) -> None:
         self.runFolder = runFolder
         self._process: subprocess.Popen | None = None
+        self._stopped = False
 
     def start(self, arguments: Sequence[str]) -> None:
         """Starts the command with these arguments, such as "fit", "--config", "finetune".
@@ -59,6 +65,7 @@ class TrainingProcess:
         """
         if self.running:
             raise RuntimeError("A training is running: stop it first.")
+        self._stopped = False
         self.runFolder.mkdir(parents=True, exist_ok=True)
         script = Path(__file__).resolve().parents[1] / "dbsam_training" / "train.py"
         options: dict = {"start_new_session": True}
@@ -83,6 +90,7 @@ class TrainingProcess:
         """Ends the process and all that it started; the last resume point stays."""
         if self._process is None or not self.running:
             return
+        self._stopped = True
         if os.name == "nt":
             subprocess.run(["taskkill", "/F", "/T", "/PID", str(self._process.pid)], capture_output=True, check=False)
         else:
@@ -97,19 +105,35 @@ class TrainingProcess:
     def state(self) -> TrainingState:
         """What the run's files say."""
         train, validation = _lastRow(self.runFolder / "train.csv"), _lastRow(self.runFolder / "validation.csv")
+        running = self.running
         return TrainingState(
-            running=self.running,
+            folder=self.runFolder,
+            running=running,
             exitCode=None if self._process is None else self._process.poll(),
-            step=int(float(train.get("step", 0))),
+            stopped=self._stopped,
+            step=int(_number(train, "step") or 0),
             steps=_steps(self.runFolder / "recipe.yaml"),
-            loss=float(train["loss"]) if train.get("loss") else None,
-            score=float(validation["score"]) if validation.get("score") else None,
-            log="\n".join(_tail(self._log)),
+            loss=_number(train, "loss"),
+            score=_number(validation, "score"),
+            log="\n".join(_tail(self._log, whole=running)),
         )
 
     @property
     def _log(self) -> Path:
         return self.runFolder / "process.log"
+
+
+def holdsRun(folder: Path) -> bool:
+    """Whether a training has been in a folder; False where that can't be read."""
+    try:
+        return any((folder / name).is_file() for name in _RUN_FILES)
+    except OSError:
+        return False
+
+
+def canGoOn(folder: Path) -> bool:
+    """Whether a run that was stopped in a folder can go on with the data and the recipe that lie there."""
+    return all((folder / name).is_file() for name in ("last.pt", "recipe.yaml", "data/dataset.json"))
 
 
 def pythonExecutable() -> str:
@@ -130,24 +154,33 @@ def _lastRow(path: Path) -> dict[str, str]:
     """The last whole row of a table that another process writes."""
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     rows = list(csv.DictReader(whole.splitlines()))
     return rows[-1] if rows else {}
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    try:
+        return float(row[name])
+    except (KeyError, TypeError, ValueError):  # another program's table
+        return None
 
 
 def _steps(path: Path) -> int:
     """Steps of a run by its recipe, read without a YAML library, which Slicer may lack."""
     if not path.is_file():
         return 0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.strip().partition(":")
         if name == "steps" and value.strip().isdigit():
             return int(value)
     return 0
 
 
-def _tail(path: Path) -> list[str]:
+def _tail(path: Path, whole: bool) -> list[str]:
+    """The last lines of a file, without one that is still being written where only whole ones are wanted."""
     if not path.is_file():
         return []
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return (text[: text.rfind("\n") + 1] if whole else text).splitlines()[-_LOG_LINES:]
