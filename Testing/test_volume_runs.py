@@ -17,7 +17,8 @@ from phantoms import (
 from threshold_predictor import ThresholdPredictor
 
 from dbsam.cache import EmbeddingCache
-from dbsam.geometry import OrientedBox
+from dbsam.geometry import ImageGeometry, OrientedBox
+from dbsam.image import Volume
 from dbsam.pacing import SliceCost
 from dbsam.progress import Cancelled, CancelToken, Progress
 from dbsam.volume import SliceReport, VolumeSegmentation, VolumeSegmenter
@@ -26,7 +27,7 @@ from dbsam.volume import SliceReport, VolumeSegmentation, VolumeSegmenter
 def test_the_next_prompt_on_the_same_slices_needs_no_encoder() -> None:
     volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
     predictor = ThresholdPredictor()
-    engine = segmenter(predictor)
+    engine = VolumeSegmenter(predictor, nearby=True)
     first = engine.segment(volume, OrientedBox.from_ijk((7, 7, 2), (23, 23, 9), volume.geometry), axis=2)
     encoded = predictor.encoded_slices
     second = engine.segment(volume, OrientedBox.from_ijk((8, 7, 2), (22, 24, 9), volume.geometry), axis=2)
@@ -34,6 +35,31 @@ def test_the_next_prompt_on_the_same_slices_needs_no_encoder() -> None:
     assert predictor.encoded_slices == encoded == 8
     engine.segment(volume, OrientedBox.from_ijk((0, 0, 2), (39, 39, 9), volume.geometry), axis=2)
     assert predictor.encoded_slices > encoded  # the former regions don't hold this box
+
+
+@pytest.mark.parametrize("strategy", ["box", "track"])
+def test_an_answer_does_not_depend_on_what_was_asked_before(strategy: str) -> None:
+    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 20, 20)))
+    wide, box = (
+        OrientedBox.from_ijk((low, low, 2), (high, high, 9), volume.geometry) for low, high in ((2, 30), (7, 23))
+    )
+    engine, predictor = segmenter(), ThresholdPredictor()
+    engine.segment(volume, wide, axis=2, strategy=strategy)
+    after = engine.segment(volume, box, axis=2, strategy=strategy)
+    alone = segmenter(predictor).segment(volume, box, axis=2, strategy=strategy)
+    assert after.cache_hits == 0
+    again = engine.segment(volume, box, axis=2, strategy=strategy)
+    assert again.cache_hits == len(again.slices)
+    np.testing.assert_array_equal(again.mask_KJI, alone.mask_KJI)
+
+
+def test_volumes_that_differ_in_spacing_alone_share_nothing() -> None:
+    voxels = stack_of_squares({3: (10, 10, 20, 20)}).voxels
+    one, other = (
+        Volume(voxels, ImageGeometry.from_spacing(spacing, (40, 40, 12))) for spacing in ((1, 1, 3), (1, 2, 6))
+    )
+    assert one.identity != other.identity
+    assert one.identity == Volume(voxels.copy(), one.geometry).identity
 
 
 def test_the_memory_limit_of_the_cache_holds_at_any_time_and_changes_no_result() -> None:

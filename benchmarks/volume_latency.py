@@ -79,7 +79,7 @@ def _steps(
     """Seconds to the first mask and in all, slices looked at and embeddings reused, of each step with a new cache."""
     voxels = phantom(tuple(reversed(size)))
     geometry = dbsam.ImageGeometry.from_spacing((1.0, 1.0, 2.5), tuple(size))
-    segmenter = VolumeSegmenter(dbsam.load_predictor(model, device="cpu"))
+    segmenter = VolumeSegmenter(dbsam.load_predictor(model, device="cpu"), nearby=True)
     low = [(whole - part) // 2 for whole, part in zip(size, roi, strict=True)]
     # By a tenth of its size in the slice and none along it: what dragging the ROI on a slice view does.
     moved = [low[0] + roi[0] // 10, low[1] - roi[1] // 10, low[2]]

@@ -178,7 +178,7 @@ class Engine:
         from dbsam.volume import VolumeSegmenter
 
         if self._segmenter is None or self._segmenter.predictor is not predictor:
-            self._segmenter = VolumeSegmenter(predictor, self._cache)
+            self._segmenter = VolumeSegmenter(predictor, self._cache, nearby=True)
         return self._segmenter
 
 

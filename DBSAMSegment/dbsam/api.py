@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dbsam.geometry import OrientedBox
 from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
+from dbsam.predictor import DeviceError
 
 if TYPE_CHECKING:
     from dbsam.cache import EmbeddingCache
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
 
 logger = logging.getLogger(__name__)
-
-
-class DeviceError(ValueError):
-    """The device that was asked for is not there; the message says why and what to do."""
 
 
 def load_predictor(

@@ -18,14 +18,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbsam.api import DeviceError
 from dbsam.batch_records import BatchRecords, Record
 from dbsam.batch_states import State, fingerprint, name_of, state_of_model, states_of_inputs
-from dbsam.case import Case, run_case
+from dbsam.case import Case, check_place, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
 from dbsam.geometry import AXIS_NAMES
+from dbsam.predictor import DeviceError
 from dbsam.progress import Cancelled
+from dbsam.volume import STRATEGIES
 
 if TYPE_CHECKING:
     from dbsam.cluster import Workers
@@ -184,6 +185,7 @@ def run_batch(
         DeviceError: The device to compute on is not there.
         Cancelled: `cancel` was cancelled.
     """
+    check_place(records_path)
     records = BatchRecords(records_path)
     summary = BatchSummary()
     folder = records_path.parent.resolve()
@@ -251,9 +253,11 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
     for column in ("volume", "output"):
         if not cells[column]:
             raise ValueError(f"column {column} is empty.")
-    axis = cells.get("axis") or "auto"
+    axis, strategy = cells.get("axis") or "auto", cells.get("strategy") or "track"
     if axis.lower() not in AXIS_NAMES:
         raise ValueError(f"axis {axis!r} is none of {', '.join(AXIS_NAMES)}.")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}.")
     return Case(
         volume=folder / cells["volume"],
         output=folder / cells["output"],
@@ -261,7 +265,7 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
         boxes_ijk=tuple(_integers(text, 6, "box_ijk") for text in _split(cells.get("box_ijk", ""))),
         boxes_xyxy=tuple(_integers(text, 4, "box") for text in _split(cells.get("box", ""))),
         axis=axis,
-        strategy=cells.get("strategy") or "track",
+        strategy=strategy,
         intensity=parse_window(cells.get("window") or "auto"),
         overlay=folder / cells["overlay"] if cells.get("overlay") else None,
         series_uid=cells.get("series") or None,

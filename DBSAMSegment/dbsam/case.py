@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 
 from dbsam.geometry import OrientedBox, slice_axes, slice_boxes_xyxy
 from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
+from dbsam.prompts import PromptPlan
 from dbsam.segmentation import Segment, combine_segments, write_segmentation
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def run_case(
     started = time.monotonic()
     case.check_names()
     for path in filter(None, (case.output, case.overlay)):
-        _check_place(path)
+        check_place(path)
     rois = _read_files(case)
     volume = read_volume(case.volume, case.series_uid)
     if not _is_segmentation(case.output):
@@ -152,8 +154,12 @@ def _is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd")
 
 
-def _check_place(path: Path) -> None:
-    """Refuse a path at which no file can come to be."""
+def check_place(path: Path) -> None:
+    """Refuse a path at which no file can come to be.
+
+    Raises:
+        OSError: It is a folder, is below a file or a missing drive, or its folder may not be written.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
     above = next((folder for folder in path.absolute().parents if folder.exists()), None)
@@ -161,6 +167,8 @@ def _check_place(path: Path) -> None:
         raise FileNotFoundError(f"{path}: its drive or share {path.absolute().anchor} is not there.")
     if not above.is_dir():
         raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: nothing may be written into {above}; choose another folder.")
 
 
 def _read_files(case: Case) -> list[MarkupsRoi]:
@@ -195,12 +203,16 @@ def _boxes(case: Case, volume: Volume) -> list[MarkupsRoi]:
 
 
 def _check_inside(roi: MarkupsRoi, volume: Volume, axis: int) -> None:
-    if slice_boxes_xyxy(roi.box, volume.geometry, axis):
-        return
-    raise ValueError(
-        f"The box of {roi.name!r} (centre {np.round(roi.box.center_ras, 1).tolist()} mm RAS) lies outside the volume "
-        f"of {volume.geometry.dimensions_ijk} voxels. Was it drawn on another image, or saved under a transform?"
-    )
+    if not slice_boxes_xyxy(roi.box, volume.geometry, axis):
+        raise ValueError(
+            f"The box of {roi.name!r} (centre {np.round(roi.box.center_ras, 1).tolist()} mm RAS) lies outside the "
+            f"volume of {volume.geometry.dimensions_ijk} voxels. Was it drawn on another image, or saved under a "
+            "transform?"
+        )
+    try:
+        PromptPlan(roi.box, volume.geometry, axis)
+    except ValueError as error:
+        raise ValueError(f"{roi.name!r}: {error}") from error
 
 
 def _naming(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:

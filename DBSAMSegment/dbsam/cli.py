@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbsam import __version__, cli_models, cluster
-from dbsam.api import DeviceError, load_predictor
+from dbsam.api import load_predictor
 from dbsam.batch import COLUMNS, read_manifest, run_batch
 from dbsam.case import Case, run_case
 from dbsam.checkpoint_info import CheckpointError
 from dbsam.download import DownloadError
 from dbsam.geometry import AXIS_NAMES
 from dbsam.intensity import RULE_NAMES, parse_window
-from dbsam.predictor import PRECISIONS
+from dbsam.predictor import PRECISIONS, DeviceError
 from dbsam.progress import Cancelled, CancelToken
 from dbsam.terminal import ProgressBar, log_to_terminal
 
@@ -122,6 +124,9 @@ def _load(arguments: argparse.Namespace, **callbacks: Any) -> ModelPredictor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that a terminal can't show must not end the work
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(_join_negative_window(sys.argv[1:] if argv is None else argv))
     with log_to_terminal(arguments.verbose, arguments.quiet):
         return int(_run(arguments))
@@ -133,24 +138,31 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     previous = signal.signal(signal.SIGINT, partial(_interrupt, cancel))
     try:
         return ExitCode(arguments.run(arguments, cancel))
-    except (Cancelled, KeyboardInterrupt):
-        code, message = ExitCode.INTERRUPTED, "Interrupted."
-    except (CheckpointError, DownloadError) as error:
-        code, message = ExitCode.WEIGHTS, str(error)
-    except DeviceError as error:
-        code, message = ExitCode.DEVICE, str(error)
-    except (ValueError, OSError) as error:
-        code, message = ExitCode.FILES, str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
-            raise
-        code = ExitCode.DEVICE
-        message = "Out of memory. Use --device cpu, close other programs, or crop the volume round the structure."
+    except (Cancelled, KeyboardInterrupt, ValueError, OSError, MemoryError, RuntimeError) as error:
+        code, message = _what_to_say(error)
+        logger.debug("Where it happened:", exc_info=True)
     finally:
         signal.signal(signal.SIGINT, previous)
-    logger.debug("Where it happened:", exc_info=True)
     print(f"dbsam: {message}", file=sys.stderr)
     return code
+
+
+def _what_to_say(error: BaseException) -> tuple[ExitCode, str]:
+    """The exit code and the message of an error; raises again what is an error of dbsam itself."""
+    if isinstance(error, Cancelled | KeyboardInterrupt):
+        return ExitCode.INTERRUPTED, "Interrupted."
+    if isinstance(error, CheckpointError | DownloadError):
+        return ExitCode.WEIGHTS, str(error)
+    if isinstance(error, DeviceError):
+        return ExitCode.DEVICE, str(error)
+    if isinstance(error, ValueError | OSError):
+        return ExitCode.FILES, str(error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return (
+            ExitCode.DEVICE,
+            "Out of memory. Use --device cpu, close other programs, or crop the volume round the structure.",
+        )
+    raise error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -294,8 +306,9 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
 
         def tell(number: int, case: Case, outcome: str) -> None:
             bar.clear()
-            if speaks:
-                print(f"[{number + 1}/{len(cases)}] {case.output}: {outcome}", flush=True)
+            with suppress(BrokenPipeError):  # whoever read along has gone; the work goes on
+                if speaks:
+                    print(f"[{number + 1}/{len(cases)}] {case.output}: {outcome}", flush=True)
 
         records = arguments.manifest.with_name(arguments.manifest.name + ".done.jsonl")
         workers = cluster.Workers.of(arguments)

@@ -22,7 +22,19 @@ def cache_folder() -> Path:
     """Where downloaded weights lie: the folder that DBSAM_CACHE names, else the platform's per-user cache folder.
 
     The folder need not exist.
+
+    Raises:
+        FileNotFoundError: This user has no home folder, and nothing else says where.
     """
+    try:
+        return _cache_folder()
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"There is no home folder to keep weights in: name a folder in {CACHE_VARIABLE}."
+        ) from error
+
+
+def _cache_folder() -> Path:
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).expanduser()
     if sys.platform == "win32":

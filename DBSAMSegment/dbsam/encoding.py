@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dbsam.cache import EmbeddingCache, EmbeddingKey
 from dbsam.geometry import FloatArray
@@ -29,6 +29,7 @@ class SliceEncoder:
         cache: Where embeddings are looked up and kept.
         cost: Learns what encoding takes.
         batch_size: The most slices that are encoded at once.
+        nearby: Whether embeddings that other runs left of other regions serve, too.
         volume: The volume.
         axis: 0, 1, 2 for slices along I, J, K.
         window: The range of values shown as 0..255.
@@ -45,19 +46,21 @@ class SliceEncoder:
         cache: EmbeddingCache,
         cost: SliceCost,
         batch_size: int,
+        nearby: bool,
         volume: Volume,
         axis: int,
         window: IntensityWindow,
         cancel: CancelToken,
     ) -> None:
         self._predictor, self._lock, self._cache, self._cost = predictor, lock, cache, cost
-        self._batch_size = batch_size
+        self._batch_size, self._nearby = batch_size, nearby
         self._volume, self._axis, self._cancel = volume, axis, cancel
         self._slice_hw = volume.geometry.slice_hw(axis)
         self._spacing_xy = volume.slice_spacing_xy(axis)
         self._images = SliceImages(volume, axis, window, predictor.channels)
         self._intensity = f"{window.low!r}:{window.high!r}"
         self._encoded: set[EmbeddingKey] = set()
+        self._used: set[EmbeddingKey] = set()
         self.hits = 0
 
     @property
@@ -83,14 +86,28 @@ class SliceEncoder:
     def holds(self, index: int, box_xyxy: FloatArray) -> bool:
         """Returns whether the cache has an embedding that serves a rectangle of slice `index`."""
         key = self._key(index, self.region_for(box_xyxy))
-        return self._cache.holds(key, lambda region: self._predictor.reusable(region, box_xyxy))
+        held = self._cache.holds(key, self._serves(index, box_xyxy))
+        if held:
+            self._used.add(key)
+        return held
+
+    def _serves(self, index: int, box_xyxy: FloatArray) -> Callable[[Region], bool]:
+        """Which other regions would do: what a run finds must not depend on what was asked before it."""
+
+        def serves(region: Region) -> bool:
+            known = self._nearby or self._key(index, region) in self._used
+            return known and self._predictor.reusable(region, box_xyxy)
+
+        return serves
 
     def cached(self, index: int, box_xyxy: FloatArray, region: Region | None = None) -> Embedding | None:
         """Returns the cache's embedding that serves a rectangle of slice `index`, preferably that of `region`."""
         key = self._key(index, region or self.region_for(box_xyxy))
-        embedding = self._cache.find(key, lambda region: self._predictor.reusable(region, box_xyxy))
-        if embedding is not None and self._key(index, embedding.region) not in self._encoded:
-            self.hits += 1
+        embedding = self._cache.find(key, self._serves(index, box_xyxy))
+        if embedding is not None:
+            found = self._key(index, embedding.region)
+            self.hits += found not in self._encoded
+            self._used.add(found)
         return embedding
 
     def embedding(
@@ -143,6 +160,7 @@ class SliceEncoder:
             key = self._key(index, region)
             self._cache.put(key, embedding)
             self._encoded.add(key)
+            self._used.add(key)
             self._cost.embedding_nbytes = embedding.nbytes
         self._cost.encoded(len(wanted), time.perf_counter() - started)
         return embeddings

@@ -260,11 +260,13 @@ def interpolate_boxes(key_boxes: Mapping[int, ArrayLike]) -> dict[int, FloatArra
         key_boxes: slice index -> x_min, y_min, x_max, y_max in continuous pixel coordinates, as drawn by the user.
 
     Raises:
-        ValueError: a rectangle has not four numbers or no area.
+        ValueError: an index is no whole number, or a rectangle has not four numbers or no area.
     """
     if not key_boxes:
         return {}
     keys = sorted(key_boxes)
+    if odd := [key for key in keys if key != int(key)]:
+        raise ValueError(f"{odd[0]} is no index of a slice: give a whole number.")
     corners = np.stack([_read_only(key_boxes[key], (4,), f"the box of slice {key}") for key in keys])
     for key, (x_min, y_min, x_max, y_max) in zip(keys, corners, strict=True):
         if x_max <= x_min or y_max <= y_min:

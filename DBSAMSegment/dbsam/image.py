@@ -41,7 +41,7 @@ class Volume:
         if voxels.shape[:3] != self.geometry.shape_KJI:
             raise ValueError(f"The voxels are {voxels.shape[:3]} (K, J, I), the geometry {self.geometry.shape_KJI}.")
         if not self.identity:
-            object.__setattr__(self, "identity", _content_hash(voxels))
+            object.__setattr__(self, "identity", _content_hash(voxels, self.geometry))
 
     @classmethod
     def from_image2d(cls, pixels: NDArray[np.generic], spacing_xy: Sequence[float] = (1.0, 1.0)) -> Volume:
@@ -113,8 +113,10 @@ class SliceImages:
         return self._windowed[index]
 
 
-def _content_hash(voxels: NDArray[np.generic]) -> str:
+def _content_hash(voxels: NDArray[np.generic], geometry: ImageGeometry) -> str:
+    """Changes with voxels and grid: what a model sees of a slice depends on its pixels' spacing."""
     digest = hashlib.blake2b(f"{voxels.shape}{voxels.dtype.str}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(geometry.ijk_to_ras).data)
     for slab in voxels:
         digest.update(np.ascontiguousarray(slab).data)
     return digest.hexdigest()

@@ -178,9 +178,10 @@ def _named_rule(rule: str | IntensityRule | Sequence[float]) -> IntensityRule | 
                 f"Unknown intensity rule {rule!r}: use one of {', '.join(RULE_NAMES)}, or level and width."
             )
         return RULES[rule]
-    if len(rule) != 2:
-        raise ValueError(f"An explicit window is (level, width), not {tuple(rule)}.")
-    level, width = rule
+    try:
+        level, width = rule
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"An explicit window is (level, width), not {rule!r}.") from error
     return IntensityRule.from_window(level, width)
 
 

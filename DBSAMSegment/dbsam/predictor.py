@@ -33,6 +33,10 @@ class Embedding(Protocol):
         """Memory it takes, in bytes."""
 
 
+class DeviceError(ValueError):
+    """The device that was asked for is not there, or can't do what was asked; the message says why and what to do."""
+
+
 @dataclass(frozen=True)
 class DecodedMasks:
     """Masks of N boxes on one slice.
@@ -143,8 +147,6 @@ class ModelPredictor:
         """
         import torch
 
-        from dbsam.modeling.dbsam import EncodedImages
-
         size = self.model.config.image_size
         inputs, valid = [], []
         for image, region in zip(images, regions, strict=True):
@@ -157,12 +159,7 @@ class ModelPredictor:
         autocast = self._autocast() if self._dtype == torch.float16 else nullcontext()
         with torch.inference_mode(), autocast:
             encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
-        return [
-            ImageEmbedding(
-                EncodedImages(encoded.image_embedding[n : n + 1], tuple(m[n : n + 1] for m in encoded.maps)), region
-            )
-            for n, region in enumerate(regions)
-        ]
+        return [ImageEmbedding(_image_of(encoded, n), region) for n, region in enumerate(regions)]
 
     def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
         """See `SlicePredictor`."""
@@ -186,13 +183,27 @@ class ModelPredictor:
         return torch.autocast(self._device.type, self._dtype) if reduced else nullcontext()
 
 
+def _image_of(encoded: EncodedImages, number: int) -> EncodedImages:
+    """One image's part of a batch, as tensors of their own: a view would keep the whole batch in memory."""
+    from dbsam.modeling.dbsam import EncodedImages
+
+    parts = [tensor[number : number + 1] for tensor in (encoded.image_embedding, *encoded.maps)]
+    embedding, *maps = parts if encoded.image_embedding.shape[0] == 1 else [part.clone() for part in parts]
+    return EncodedImages(embedding, tuple(maps))
+
+
 def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:
     """Copies the results, which CUDA graphs overwrite at the next call."""
 
     def encode_and_copy(images: Any, valid: Any) -> EncodedImages:
         from dbsam.modeling.dbsam import EncodedImages
 
-        encoded = encode(images, valid)
+        try:
+            encoded = encode(images, valid)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                raise
+            raise DeviceError(f"The model cannot be compiled here ({error}): leave it uncompiled.") from error
         return EncodedImages(encoded.image_embedding.clone(), tuple(m.clone() for m in encoded.maps))
 
     return encode_and_copy

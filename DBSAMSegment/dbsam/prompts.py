@@ -122,8 +122,8 @@ class PromptPlan:
         self.boxes_xyxy = {index: boxes[index] for index in sorted(boxes) if self.inside(index).any()}
         if not self.boxes_xyxy:
             raise ValueError(
-                f"The box holds the centre of no voxel: it is smaller than a voxel of {geometry.spacing_mm} mm. "
-                "Enlarge it."
+                f"The box holds the centre of no voxel: it is smaller than a voxel of {geometry.spacing_mm} mm, or "
+                "touches the volume's border alone. Enlarge or move it."
             )
         self.window = Window.of_centres_in(_union(self.boxes_xyxy))
         self._key_slices = () if isinstance(prompt, OrientedBox) else tuple(prompt.key_boxes)

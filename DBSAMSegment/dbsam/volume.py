@@ -109,6 +109,8 @@ class VolumeSegmenter:
         batch_size: The most slices that are encoded at once. On slow computers they are encoded one by one, so that
             a cancellation is noticed soon.
         tracking: How the strategy "track" follows an object.
+        nearby: Whether an embedding that an earlier prompt left of another region of a slice serves where it can: a
+            moved box is answered sooner then, but not as it would be alone.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class VolumeSegmenter:
         *,
         batch_size: int = 8,
         tracking: TrackingRule | None = None,
+        nearby: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
@@ -125,6 +128,7 @@ class VolumeSegmenter:
         self.cache = EmbeddingCache() if cache is None else cache
         self.tracking = TrackingRule() if tracking is None else tracking
         self._batch_size = batch_size
+        self._nearby = nearby
         self._cost = SliceCost()
         self._predictor_lock = threading.Lock()
         self._windows: OrderedDict[tuple[str, str], IntensityWindow] = OrderedDict()
@@ -269,7 +273,16 @@ class VolumeSegmenter:
 
     def _encoder(self, volume: Volume, axis: int, window: IntensityWindow, cancel: CancelToken) -> SliceEncoder:
         return SliceEncoder(
-            self.predictor, self._predictor_lock, self.cache, self._cost, self._batch_size, volume, axis, window, cancel
+            self.predictor,
+            self._predictor_lock,
+            self.cache,
+            self._cost,
+            self._batch_size,
+            self._nearby,
+            volume,
+            axis,
+            window,
+            cancel,
         )
 
     def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:

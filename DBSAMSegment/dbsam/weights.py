@@ -7,6 +7,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,7 +225,9 @@ def locate(name_or_path: str | Path) -> Path | None:
     """
     if isinstance(name_or_path, str) and name_or_path in REGISTRY:
         return find_weights(name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
+    with suppress(RuntimeError):  # there is no such home folder
+        path = path.expanduser()
     if path.is_file():
         return path
     if path.suffix or len(path.parts) > 1:
