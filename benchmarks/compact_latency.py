@@ -77,7 +77,7 @@ class _Engine:
     def fresh(self) -> None:
         """From pixels that were never seen to a mask."""
         self._volume = dbsam.Volume(self._voxels, self._geometry)
-        self._segmenter = VolumeSegmenter(self._predictor)
+        self._segmenter = VolumeSegmenter(self._predictor, nearby=True)
         self._segment(0)
 
     def another_box(self) -> None:
