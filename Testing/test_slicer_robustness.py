@@ -98,7 +98,7 @@ ACTIONS = (
 )
 
 
-def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
+def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
 
     scene = scenes.new_scene()
@@ -107,7 +107,7 @@ def test_200_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     runner = SegmentationRunner(scene, ThresholdSource())
     happened = dict.fromkeys(("written", "cancelled", "refused"), 0)
     try:
-        for number in range(200):
+        for number in range(100):
             action = ACTIONS[number % len(ACTIONS)]
             runner.predictors.predictor = ThresholdPredictor("slice", 32, seconds_per_slice=0.003, name=f"run {number}")
             volume = block_volume(scene)
