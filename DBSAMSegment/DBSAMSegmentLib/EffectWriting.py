@@ -6,8 +6,8 @@ from typing import Any
 
 import slicer
 
-from .Labelmaps import grownToSegment, modifierLabelmap
-from .SegmentVoxels import missingOf
+from .Labelmaps import modifierLabelmap
+from .SegmentVoxels import grownToSegment, heldBackOf
 from .SegmentWriter import MODES, limitsEditing
 
 
@@ -46,4 +46,4 @@ def writeThroughEffect(
     scriptedEffect.saveStateForUndo()
     modificationMode = getattr(slicer.qSlicerSegmentEditorScriptedEffect, MODES[mode])
     scriptedEffect.modifySelectedSegmentByLabelmap(written.image, modificationMode, written.extent)
-    return labelmap.clipped, missingOf(labelmap, segmentationNode, segmentId) if mode != "remove" else 0
+    return labelmap.clipped, heldBackOf(labelmap, segmentationNode, segmentId, mode)

@@ -128,36 +128,6 @@ def modifierLabelmap(
     return ModifierLabelmap(image, extent, clipped)
 
 
-def grownToSegment(
-    labelmap: ModifierLabelmap, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str
-) -> ModifierLabelmap:
-    """The labelmap padded with zeros so that it covers the whole segment as it is now.
-
-    Slicer keeps the protected part of a segment that is being set only within the labelmap that it is set to.
-    """
-    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-    layer = segmentationNode.GetBinaryLabelmapInternalRepresentation(segmentId)
-    i0, i1, j0, j1, k0, k1 = layer.GetExtent()
-    if i0 > i1 or j0 > j1 or k0 > k1:
-        return labelmap
-    shape = (k1 - k0 + 1, j1 - j0 + 1, i1 - i0 + 1)
-    values = vtk_to_numpy(layer.GetPointData().GetScalars()).reshape(shape) == segment.GetLabelValue()
-    if not values.any():
-        return labelmap
-    _, existing = croppedToMask(values, ((i0, i1), (j0, j1), (k0, k1)))
-    old = [labelmap.extent[2 * axis : 2 * axis + 2] for axis in range(3)]
-    new = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(old, existing, strict=True)]
-    padding = [(a - c, d - b) for (a, b), (c, d) in zip(old, new, strict=True)]
-    oldShape = tuple(last - first + 1 for first, last in reversed(old))
-    scalars = vtk_to_numpy(labelmap.image.GetPointData().GetScalars()).reshape(oldShape)
-    imageToWorld = vtk.vtkMatrix4x4()
-    labelmap.image.GetImageToWorldMatrix(imageToWorld)
-    extent = [bound for pair in new for bound in pair]
-    return ModifierLabelmap(
-        orientedImage(np.pad(scalars, padding[::-1]), extent, imageToWorld), extent, labelmap.clipped
-    )
-
-
 def orientedImage(
     values_KJI: np.ndarray, extent: list[int], imageToWorld: vtk.vtkMatrix4x4
 ) -> slicer.vtkOrientedImageData:

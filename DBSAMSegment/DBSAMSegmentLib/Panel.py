@@ -297,8 +297,8 @@ class Panel(VTKObservationMixin):
         rois = self.rois()
         if len(rois) == 1:
             return rois[0]
-        written = self.segment.roiOf(segment.segmentId)
-        if written in rois:
+        written = self.segment.roiOf(segment.segmentId, rois)
+        if written is not None:
             return written
         named = [node for node in rois if node.GetName() == segment.name]
         if not named:

@@ -44,13 +44,10 @@ class SegmentChoice:
         segmentation = self._parameters().segmentation
         return [self._existing(self._written.get((segmentation, roi), "")) for roi in rois]
 
-    def roiOf(self, segmentId: str) -> Roi | None:
-        """The checked ROI that a segment was written by, whatever the two are called now."""
+    def roiOf(self, segmentId: str, rois: Sequence[Roi]) -> Roi | None:
+        """That of some ROIs by which a segment was written, whatever the two are called now."""
         segmentation = self._parameters().segmentation
-        found = (
-            roi for (owner, roi), written in self._written.items() if (owner, written) == (segmentation, segmentId)
-        )
-        return next((roi for roi in found if roi.GetScene() is not None), None)
+        return next((roi for roi in rois if self._written.get((segmentation, roi)) == segmentId), None)
 
     def choose(self, segmentId: str) -> None:
         """Takes over what the selector says."""

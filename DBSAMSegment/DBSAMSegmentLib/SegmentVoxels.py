@@ -9,7 +9,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from .Labelmaps import ModifierLabelmap, croppedToMask, orientedImage
+from .Labelmaps import Extent, ModifierLabelmap, croppedToMask, orientedImage
 
 
 def voxelsOf(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> tuple[np.ndarray, list[int]]:
@@ -28,13 +28,16 @@ def digestOf(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -
     voxels, extent = voxelsOf(segmentationNode, segmentId)
     if not voxels.any():
         return 0
-    i0, i1, j0, j1, k0, k1 = extent
-    cropped, place = croppedToMask(voxels, ((i0, i1), (j0, j1), (k0, k1)))
+    cropped, place = croppedToMask(voxels, _pairs(extent))
     return zlib.crc32(np.packbits(cropped).tobytes(), zlib.crc32(repr(place).encode()))
 
 
-def missingOf(labelmap: ModifierLabelmap, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> int:
-    """How many voxels of a labelmap that was written to a segment the segment doesn't have."""
+def heldBackOf(
+    labelmap: ModifierLabelmap, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str, mode: str
+) -> int:
+    """How many voxels of a labelmap that was set or added to a segment the segment doesn't have; 0 for "remove"."""
+    if mode == "remove":
+        return 0
     found = _placed(*voxelsOf(segmentationNode, segmentId), labelmap.extent)
     return int(np.count_nonzero(_valuesOf(labelmap) > found))
 
@@ -49,13 +52,41 @@ def keptOutside(
     voxels, extent = voxelsOf(segmentationNode, segmentId)
     if not voxels.any():
         return labelmap
-    pairs = zip(labelmap.extent, extent, strict=True)
-    union = [max(pair) if number % 2 else min(pair) for number, pair in enumerate(pairs)]
+    union = _union(labelmap.extent, extent)
     inside = _placed(_valuesOf(region) != 0, region.extent, union)
     merged = np.where(inside, _placed(_valuesOf(labelmap) != 0, labelmap.extent, union), _placed(voxels, extent, union))
+    return _withValues(labelmap, merged, union)
+
+
+def grownToSegment(
+    labelmap: ModifierLabelmap, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str
+) -> ModifierLabelmap:
+    """The labelmap padded with zeros so that it covers the whole segment as it is now.
+
+    Slicer keeps the protected part of a segment that is being set only within the labelmap that it is set to.
+    """
+    voxels, extent = voxelsOf(segmentationNode, segmentId)
+    if not voxels.any():
+        return labelmap
+    _, existing = croppedToMask(voxels, _pairs(extent))
+    union = _union(labelmap.extent, [bound for pair in existing for bound in pair])
+    return _withValues(labelmap, _placed(_valuesOf(labelmap) != 0, labelmap.extent, union), union)
+
+
+def _withValues(labelmap: ModifierLabelmap, values_KJI: np.ndarray, extent: list[int]) -> ModifierLabelmap:
     imageToWorld = vtk.vtkMatrix4x4()
     labelmap.image.GetImageToWorldMatrix(imageToWorld)
-    return ModifierLabelmap(orientedImage(merged, union, imageToWorld), union, labelmap.clipped)
+    return ModifierLabelmap(orientedImage(values_KJI, extent, imageToWorld), extent, labelmap.clipped)
+
+
+def _pairs(extent: list[int]) -> Extent:
+    i0, i1, j0, j1, k0, k1 = extent
+    return (i0, i1), (j0, j1), (k0, k1)
+
+
+def _union(one: list[int], other: list[int]) -> list[int]:
+    pairs = zip(one, other, strict=True)
+    return [max(pair) if number % 2 else min(pair) for number, pair in enumerate(pairs)]
 
 
 def _valuesOf(labelmap: ModifierLabelmap) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 import slicer
 
 from .Geometry import matrixBetween, nodeName
-from .Labelmaps import Extent, ModifierLabelmap, grownToSegment, modifierLabelmap
-from .SegmentVoxels import digestOf, keptOutside, missingOf
+from .Labelmaps import Extent, ModifierLabelmap, modifierLabelmap
+from .SegmentVoxels import digestOf, grownToSegment, heldBackOf, keptOutside
 
 # Ten runs can be undone; restoring the tenth needs the present state on the stack, too.
 MAXIMUM_UNDO_STATES = 11
@@ -132,7 +132,7 @@ class SegmentWriter:
                 segmentId,
                 labelmap.extent,
                 labelmap.clipped,
-                missingOf(labelmap, segmentationNode, segmentId) if mode != "remove" else 0,
+                heldBackOf(labelmap, segmentationNode, segmentId, mode),
             )
             for segmentId, labelmap in zip(ids, labelmaps, strict=True)
         ]

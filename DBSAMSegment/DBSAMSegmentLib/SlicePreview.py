@@ -18,9 +18,10 @@ _PREVIEW_COLOR = (1.0, 0.85, 0.1)
 class MaskOutline:
     """A mask's outline in one view: an actor in the view's XY pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: vtk.vtkImageData) -> None:
         self._marching = vtk.vtkMarchingSquares()
         self._marching.SetValue(0, 0.5)
+        self._marching.SetInputData(image)
         self._toXy = vtk.vtkTransformPolyDataFilter()
         self._toXy.SetInputConnection(self._marching.GetOutputPort())
         self._toXy.SetTransform(vtk.vtkTransform())
@@ -31,19 +32,7 @@ class MaskOutline:
         self.actor.GetProperty().SetColor(*_PREVIEW_COLOR)
         self.actor.GetProperty().SetLineWidth(2)
         self.actor.VisibilityOff()
-        self._empty = True
-
-    def setMask(self, result: Any, index: int) -> None:
-        """Takes one slice of a result, a VolumeSegmentation; it is shown when it has got its place."""
-        first = result.extent_ijk[result.axis][0]
-        mask = np.take(result.mask_KJI, index - first, axis=2 - result.axis) != 0
-        # Marching squares wants a plane of pixels; a border of zeros closes outlines at the edge of the mask.
-        padded = np.pad(mask.astype(np.uint8), 1)
-        image = vtk.vtkImageData()
-        image.SetDimensions(padded.shape[1], padded.shape[0], 1)
-        image.GetPointData().SetScalars(numpy_to_vtk(padded.ravel(), deep=True))
-        self._marching.SetInputData(image)
-        self._empty = not mask.any()
+        self._empty = image.GetScalarRange()[1] == 0
 
     def place(self, planeToXy: np.ndarray | None) -> None:
         """Shows the outline at its place in the view's XY, (4, 4) from the mask's padded pixels; hides it if None."""
@@ -72,10 +61,10 @@ class SlicePreview:
             Number of views with the outline now.
         """
         self.clear()
+        image = _maskImage(result, index)
         for sliceWidget in sliceWidgets:
             sliceNode = sliceWidget.mrmlSliceNode()
-            outline = MaskOutline()
-            outline.setMask(result, index)
+            outline = MaskOutline(image)
             view = sliceWidget.sliceView()
             renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
             renderer.AddViewProp(outline.actor)
@@ -103,6 +92,17 @@ class SlicePreview:
             renderer.RemoveViewProp(outline.actor)
             view.scheduleRender()
         self._outlines = []
+
+
+def _maskImage(result: Any, index: int) -> vtk.vtkImageData:
+    """One slice of a result, a VolumeSegmentation, as a plane of pixels, which marching squares wants."""
+    first = result.extent_ijk[result.axis][0]
+    mask = np.take(result.mask_KJI, index - first, axis=2 - result.axis) != 0
+    padded = np.pad(mask.astype(np.uint8), 1)  # a border of zeros closes outlines at the edge of the mask
+    image = vtk.vtkImageData()
+    image.SetDimensions(padded.shape[1], padded.shape[0], 1)
+    image.GetPointData().SetScalars(numpy_to_vtk(padded.ravel(), deep=True))
+    return image
 
 
 def _planeToXy(

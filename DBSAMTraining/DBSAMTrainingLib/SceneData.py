@@ -12,7 +12,8 @@ import numpy as np
 import slicer
 
 if TYPE_CHECKING:
-    from dbsam_training.raw_writer import LabelIds, RawCase
+    from dbsam_training.label_ids import LabelIds
+    from dbsam_training.raw_writer import RawCase
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def exportPairs(pairs: Sequence[ScenePair], folder: Path, progress: Progress | N
         ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
             segmentations of a volume have a structure of the same name.
     """
-    from dbsam_training.raw_writer import LabelIds, write_raw_dataset
+    from dbsam_training.label_ids import LabelIds
+    from dbsam_training.raw_writer import write_raw_dataset
 
     if not pairs:
         raise ValueError("Add at least one volume with its segmentation.")

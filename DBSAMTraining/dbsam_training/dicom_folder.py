@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dbsam_training.folder_source import Contents, FolderSource
 from dbsam_training.images import LPS_TO_RAS
+from dbsam_training.label_ids import LabelIds
 from dbsam_training.strict import SettingError
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
@@ -86,20 +87,13 @@ def overlaid(
         Label ids (K,J,I), and the ids whose union each structure is.
     """
     labels = np.zeros(shape_KJI, np.int32)
-    members: list[tuple[str, ...]] = [()]
-    for name, mask in masks:
-        new_ids = np.arange(len(members), dtype=np.int32)
-        for below in np.unique(labels[mask]).tolist():
-            combined = tuple(sorted({*members[below], name}))
-            if combined not in members:
-                members.append(combined)
-            new_ids[below] = members.index(combined)
-        labels[mask] = new_ids[labels[mask]]
+    drawn = list(masks)
+    names = list(dict.fromkeys(name for name, _ in drawn))
+    ids = LabelIds(names)
+    for name, mask in drawn:
+        ids.draw(labels, mask, name)
     present = set(np.unique(labels).tolist())
-    names = dict.fromkeys(name for combined in members for name in combined)
-    return labels, {
-        name: tuple(i for i, combined in enumerate(members) if name in combined and i in present) for name in names
-    }
+    return labels, {name: tuple(label_id for label_id in ids.of(name) if label_id in present) for name in names}
 
 
 def _segments(path: Path, image: Any) -> _Masks:

@@ -5,12 +5,12 @@ It is kept beside the parts, in `STORE/inputs`: a store's own bytes depend on th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dbsam.download import digest_of
 from dbsam_training.sources import Source
 
 FOLDER = "inputs"
@@ -28,7 +28,7 @@ def describe(source: Source, cases: Iterable[str]) -> dict[str, tuple[int, int, 
     found = {}
     for name, path in _files(source, cases).items():
         facts = path.stat()
-        found[name] = facts.st_size, facts.st_mtime_ns, _digest(path)
+        found[name] = facts.st_size, facts.st_mtime_ns, digest_of(path, "sha256")
     return found
 
 
@@ -61,12 +61,4 @@ def _differs(path: Path, size: int, time_ns: int, digest: str) -> bool:
     facts = path.stat()
     if facts.st_size != size:
         return True
-    return facts.st_mtime_ns != time_ns and _digest(path) != digest
-
-
-def _digest(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
+    return facts.st_mtime_ns != time_ns and digest_of(path, "sha256") != digest

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dbsam.geometry import ImageGeometry
 from dbsam_training.images import LPS_TO_RAS
+from dbsam_training.label_ids import LabelIds
 
 LEAST_CASES_TO_SPLIT = 3
 """Of fewer, all are needed for training, and none is for validation."""
@@ -28,39 +29,6 @@ class RawCase:
     voxels_KJI: NDArray[Any]
     labels_KJI: NDArray[np.integer]
     geometry: ImageGeometry
-
-
-class LabelIds:
-    """Ids of structures that may overlap: one for each, and one for each combination that occurs in any case.
-
-    Args:
-        structures: Their names; the n-th alone has the id n, from 1.
-    """
-
-    def __init__(self, structures: Sequence[str]) -> None:
-        self._structures = tuple(structures)
-        self._members = [frozenset[str](), *(frozenset({name}) for name in structures)]
-
-    def draw(self, labels_KJI: NDArray[np.integer], mask_KJI: NDArray[np.bool_], structure: str) -> None:
-        """Add a structure to a case's labels, where what lies below it stays."""
-        below = labels_KJI[mask_KJI]
-        ids_above = np.zeros(len(self._members), labels_KJI.dtype)
-        for label_id in np.unique(below).tolist():
-            ids_above[label_id] = self._id_of(self._members[label_id] | {structure})
-        labels_KJI[mask_KJI] = ids_above[below]
-
-    def as_labels(self) -> dict[str, int | list[int]]:
-        """The `labels` of dataset.json: to each structure its id, or the ids whose union it is."""
-        labels: dict[str, int | list[int]] = {"background": 0}
-        for name in self._structures:
-            ids = [label_id for label_id, members in enumerate(self._members) if name in members]
-            labels[name] = ids if len(ids) > 1 else ids[0]
-        return labels
-
-    def _id_of(self, members: frozenset[str]) -> int:
-        if members not in self._members:
-            self._members.append(members)
-        return self._members.index(members)
 
 
 def write_raw_dataset(
