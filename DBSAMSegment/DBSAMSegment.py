@@ -20,10 +20,10 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 if TYPE_CHECKING:
-    from DBSAMSegmentLib.Batches import BatchCase
-    from DBSAMSegmentLib.Requests import KeyBoxes
-    from DBSAMSegmentLib.Runs import RunReport
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Mrml.Requests import KeyBoxes
+    from DBSAMSegmentLib.Run.Batches import BatchCase
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
+    from DBSAMSegmentLib.Run.Runs import RunReport
 
     from dbsam.progress import CancelToken, Progress
 
@@ -93,7 +93,7 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = DBSAMSegmentLogic()
-        from DBSAMSegmentLib.Panel import Panel
+        from DBSAMSegmentLib.Panel.Panel import Panel
 
         self.panel = Panel(self.ui, self.logic)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self.onSceneStartClose)
@@ -131,7 +131,7 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Takes up the parameters of the scene; a volume that is shown is selected in a new one."""
         parameterNode = self.logic.getParameterNode()
         if not parameterNode.volume:
-            from DBSAMSegmentLib.Views import shownVolume
+            from DBSAMSegmentLib.Mrml.Views import shownVolume
 
             parameterNode.volume = shownVolume(slicer.mrmlScene)
         self.panel.setParameterNode(parameterNode)
@@ -152,7 +152,7 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
 
     Args:
         predictors: where networks come from, for tests and own models: called with (model, device, cancel) on the
-            inference thread, it returns a dbsam.predictor.SlicePredictor. By default dbsam's weights.
+            inference thread, it returns a dbsam.inference.predictor.SlicePredictor. By default dbsam's weights.
         cacheBytes: limit of the memory for image embeddings; 1 GiB by default.
     """
 
@@ -170,8 +170,8 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
     def runner(self) -> "SegmentationRunner":
         """What does the work; created at first use."""
         if self._runner is None:
-            from DBSAMSegmentLib.SegmentationRunner import DEFAULT_CACHE_BYTES, SegmentationRunner
-            from DBSAMSegmentLib.SharedRunner import acquireRunner
+            from DBSAMSegmentLib.Run.Runner import DEFAULT_CACHE_BYTES, SegmentationRunner
+            from DBSAMSegmentLib.Run.SharedRunner import acquireRunner
 
             if self._predictors is None:
                 self._runner = acquireRunner(self._cacheBytes)
@@ -187,7 +187,7 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             return
         runner, self._runner = self._runner, None
         if self._predictors is None:
-            from DBSAMSegmentLib.SharedRunner import releaseRunner
+            from DBSAMSegmentLib.Run.SharedRunner import releaseRunner
 
             releaseRunner()
         else:
@@ -236,10 +236,10 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
 
         Raises:
             ValueError: a node that can't be used; nothing was changed.
-            DBSAMSegmentLib.SegmentationRunner.SegmentationError: the run failed; nothing was changed.
+            DBSAMSegmentLib.Run.Runner.SegmentationError: the run failed; nothing was changed.
             dbsam.progress.Cancelled: it was cancelled; nothing was changed.
         """
-        from DBSAMSegmentLib.NodeRequests import requestOf
+        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
 
         request = requestOf(
             volumeNode,
@@ -267,12 +267,12 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
         """Segments many volumes, nodes or files; a case that fails is reported and the others go on.
 
         Args:
-            cases: DBSAMSegmentLib.Batches.BatchCase(volume, rois, segmentation=None, output=None).
+            cases: DBSAMSegmentLib.Run.Batches.BatchCase(volume, rois, segmentation=None, output=None).
             progress: called with the steps of each case.
             cancel: ends the batch before the next slice; finished cases stay.
             options: what `segment` takes by name.
         """
-        from DBSAMSegmentLib.Batches import runBatch
+        from DBSAMSegmentLib.Run.Batches import runBatch
 
         return runBatch(self.runner, cases, progress, cancel, **options)
 
@@ -299,7 +299,7 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             cancel: ends the run; nothing is added to the scene then.
             options: what `segment` takes by name.
         """
-        from DBSAMSegmentLib.Batches import runSequence
+        from DBSAMSegmentLib.Run.Batches import runSequence
 
         return runSequence(self.runner, volumeNode, _asList(roiNodes), browserNode, frames, progress, cancel, **options)
 

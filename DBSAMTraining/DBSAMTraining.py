@@ -161,7 +161,7 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         folder = runFolder or self.runFolder
         if folder is None or not (folder / "best.pt").is_file():
             raise ValueError("The run has no checkpoint yet: train until its first validation.")
-        from dbsam_training.export import ExportOptions, export_run
+        from dbsam_training.trainer.export import ExportOptions, export_run
 
         output = folder / "weights.safetensors"
         export_run(folder, output, output.with_suffix(".md"), ExportOptions())

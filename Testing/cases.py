@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dbsam.geometry import ImageGeometry, OrientedBox
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
 
 # I, J, K run along R, P, S; 2 mm between slices.
 GEOMETRY = ImageGeometry(
@@ -35,10 +35,10 @@ def write_tiny_weights(path: Path) -> None:
     """A checkpoint of the compact design with random weights, loaded in a moment."""
     import torch
 
-    from dbsam.checkpoint import save_checkpoint
-    from dbsam.checkpoint_info import CheckpointInfo
     from dbsam.modeling.builder import build_model
     from dbsam.modeling.config import named_config
+    from dbsam.weights.checkpoint import save_checkpoint
+    from dbsam.weights.metadata import CheckpointInfo
 
     config = replace(
         named_config("compact"),
@@ -65,8 +65,8 @@ def write_tiny_weights(path: Path) -> None:
 
 def write_case(folder: Path, roi_name: str = "block") -> tuple[Path, Path]:
     """Write the volume and its ROI file."""
-    from dbsam.io import write_volume
-    from dbsam.markups import MarkupsRoi, write_roi
+    from dbsam.io.images import write_volume
+    from dbsam.io.roi_markups import MarkupsRoi, write_roi
 
     volume, roi = folder / "volume.nrrd", folder / f"{roi_name}.mrk.json"
     write_volume(volume, block_voxels(), GEOMETRY)

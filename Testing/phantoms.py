@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cache import EmbeddingCache
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.volume import Volume, VolumeSegmentation, VolumeSegmenter
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.embedding_cache import EmbeddingCache
+from dbsam.inference.segmenter import Volume, VolumeSegmentation, VolumeSegmenter
 
 BRIGHT, DARK = 200, 20
 

@@ -54,7 +54,7 @@ def render(folder: Path) -> list[Path]:
     pictures.append(host.grab(adaptor.optionsFrame(), folder / "effect.png", 480))
     host.activate_effect("")
 
-    from DBSAMSegmentLib.WeightsDialog import WeightsDialog
+    from DBSAMSegmentLib.Panel.WeightsDialog import WeightsDialog
 
     dialog = WeightsDialog()
     dialog.selectModel("sam")
@@ -87,11 +87,11 @@ def segmentCase(widget: Any, volume: str, roi: str) -> tuple[Any, Any]:
 
 def renderResult(widget: Any, path: Path) -> Path:
     """The result's contour and its box on the middle slices, in the grid that Slicer read the volume into."""
-    from DBSAMSegmentLib.Geometry import roiBox, snapshotVolume
+    from DBSAMSegmentLib.Mrml.Geometry import roiBox, snapshotVolume
 
-    from dbsam.io import write_png
-    from dbsam.overlay import render_overlay
-    from dbsam.segmentation import Segment
+    from dbsam.io.images import write_png
+    from dbsam.io.overlay import render_overlay
+    from dbsam.io.seg_nrrd import Segment
 
     parameters = widget.logic.getParameterNode()
     segmentId = parameters.segmentation.GetSegmentation().GetNthSegmentID(0)
@@ -107,7 +107,7 @@ def useRuleWithoutWeights(widget: Any) -> None:
     """Lets pictures be rendered before the compact model is there; says so."""
     from DBSAMSegmentLib.SelfTest import BrightInsideBoxSource
 
-    from dbsam.weights import find_weights
+    from dbsam.weights.load import find_weights
 
     if find_weights("compact") is None:
         logger.warning("The compact weights are not there: a brightness rule stands in for them in these pictures.")

@@ -11,9 +11,9 @@ from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case, write_
 from threshold_predictor import ThresholdPredictor
 
 import dbsam
-from dbsam.cache import EmbeddingCache
-from dbsam.markups import MarkupsRoi
-from dbsam.weights import find_weights
+from dbsam.inference.embedding_cache import EmbeddingCache
+from dbsam.io.roi_markups import MarkupsRoi
+from dbsam.weights.load import find_weights
 
 SAMPLE = Path(__file__).parents[1] / "Resources" / "Sample"
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention, Block
 
-from dbsam.modeling import attention as attention_module
-from dbsam.modeling import tiled_attention
-from dbsam.modeling.attention import attend, block_forward
+from dbsam.modeling import cpu_attention, sam_attention
+from dbsam.modeling.sam_attention import attend, block_forward
 
 PATHS = ["tiles", "extra channels"]
 
@@ -16,7 +15,7 @@ PATHS = ["tiles", "extra channels"]
 def choose(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """GPUs take the path of extra channels: let the CPU take it too."""
     if path == "extra channels":
-        monkeypatch.setattr(attention_module, "_in_tiles", lambda x: False)
+        monkeypatch.setattr(sam_attention, "_in_tiles", lambda x: False)
 
 
 def random_weights(module: torch.nn.Module) -> torch.nn.Module:
@@ -50,7 +49,7 @@ def test_attention_and_its_gradients_equal_segment_anything(
     monkeypatch: pytest.MonkeyPatch, path: str, tile_elements: int, height: int, width: int
 ) -> None:
     choose(monkeypatch, path)
-    monkeypatch.setattr(tiled_attention, "TILE_ELEMENTS", tile_elements)
+    monkeypatch.setattr(cpu_attention, "TILE_ELEMENTS", tile_elements)
     module = random_weights(Attention(12, num_heads=3, use_rel_pos=True, input_size=(height, width)))
     x = tokens(2, height, width, 12)
     assert_same_with_gradients(module, x, attend(module, x), module(x))

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.image import Volume
-from dbsam_training.baselines import (
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.preprocess.volume import Volume
+from dbsam_training.evaluate.baselines import (
     BASELINES,
     BoxEllipse,
     GrabCut,
@@ -17,7 +17,7 @@ from dbsam_training.baselines import (
     largest_component,
     otsu_threshold,
 )
-from dbsam_training.prompts import paper_boxes, roi_box, slice_stack, tight_box_xyxy
+from dbsam_training.evaluate.prompts import paper_boxes, roi_box, slice_stack, tight_box_xyxy
 
 
 def disc_image(colour: bool = False) -> tuple[np.ndarray, np.ndarray]:

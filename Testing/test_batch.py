@@ -12,14 +12,14 @@ import pytest
 from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case
 from threshold_predictor import ThresholdPredictor
 
-from dbsam import io
-from dbsam.batch import ManifestError, read_manifest, run_batch
-from dbsam.case import Case, index_ranges, run_case
-from dbsam.checkpoint_info import CheckpointError
-from dbsam.geometry import ImageGeometry
-from dbsam.intensity import parse_window
-from dbsam.markups import MarkupsRoi, write_roi
+from dbsam.cli.batch import ManifestError, read_manifest, run_batch
+from dbsam.cli.case import Case, index_ranges, run_case
+from dbsam.geometry.grid import ImageGeometry
+from dbsam.io import images
+from dbsam.io.roi_markups import MarkupsRoi, write_roi
+from dbsam.preprocess.intensity import parse_window
 from dbsam.progress import Cancelled, CancelToken
+from dbsam.weights.metadata import CheckpointError
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def no_model() -> ThresholdPredictor:
 
 def test_the_labelmap_is_the_object_in_the_grid_of_its_volume(case):
     report = run_case(case, ThresholdPredictor)
-    labels, geometry = io.read_labelmap(case.output)
+    labels, geometry = images.read_labelmap(case.output)
     np.testing.assert_array_equal(labels, truth_KJI())
     np.testing.assert_allclose(geometry.ijk_to_ras, GEOMETRY.ijk_to_ras)
     [segment] = report["segments"]
@@ -82,10 +82,10 @@ def test_a_box_of_voxels_includes_both_ends(case):
 
 
 def test_a_rectangle_is_for_an_image_of_one_slice(case, tmp_path):
-    io.write_png(tmp_path / "image.png", (block_voxels()[3]).astype(np.uint8))
+    images.write_png(tmp_path / "image.png", (block_voxels()[3]).astype(np.uint8))
     flat = Case(tmp_path / "image.png", tmp_path / "mask.png", boxes_xyxy=((4, 3, 15, 12),))
     run_case(flat, ThresholdPredictor)
-    np.testing.assert_array_equal(io.read_labelmap(flat.output)[0][0], truth_KJI()[3])
+    np.testing.assert_array_equal(images.read_labelmap(flat.output)[0][0], truth_KJI()[3])
     with pytest.raises(ValueError, match=r"no 2D image but a volume of \(24, 20, 8\) voxels: give a box of voxels"):
         run_case(replace(case, roi_files=(), boxes_xyxy=((4, 3, 15, 12),)), ThresholdPredictor)
 
@@ -93,7 +93,7 @@ def test_a_rectangle_is_for_an_image_of_one_slice(case, tmp_path):
 def test_the_overlay_shows_three_planes_of_a_volume_and_one_of_an_image(case, tmp_path):
     overlay = tmp_path / "overlay.png"
     run_case(replace(case, overlay=overlay), ThresholdPredictor)
-    picture = io.read_volume(overlay).voxels[0]
+    picture = images.read_volume(overlay).voxels[0]
     assert picture.shape == (384, 3 * 384 + 2 * 4, 3)
     orange = (picture[..., 0] > 240) & (np.abs(picture[..., 1].astype(int) - 128) < 12) & (picture[..., 2] < 12)
     panels = [orange[:, n * 388 : n * 388 + 384] for n in range(3)]
@@ -133,7 +133,7 @@ def test_a_place_for_the_overlay_is_looked_for_too(case, tmp_path):
 
 def test_a_sheared_volume_is_not_segmented_for_nifti(case, tmp_path):
     sheared = np.array([[1.0, 0, 0.2, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
-    io.write_volume(case.volume, block_voxels(), ImageGeometry(sheared, GEOMETRY.dimensions_ijk))
+    images.write_volume(case.volume, block_voxels(), ImageGeometry(sheared, GEOMETRY.dimensions_ijk))
     with pytest.raises(ValueError, match=r"mask\.nii\.gz: the volume is sheared.*use \.nrrd"):
         run_case(replace(case, output=tmp_path / "mask.nii.gz"), no_model)
 

@@ -15,10 +15,10 @@ from cases import GEOMETRY, block_voxels, roi_box, write_case
 from test_dicom_stack import write_slice
 from threshold_predictor import ThresholdPredictor
 
-from dbsam import io
-from dbsam.batch import BatchSummary, read_manifest, run_batch
-from dbsam.case import Case
-from dbsam.markups import MarkupsRoi, write_roi
+from dbsam.cli.batch import BatchSummary, read_manifest, run_batch
+from dbsam.cli.case import Case
+from dbsam.io import images
+from dbsam.io.roi_markups import MarkupsRoi, write_roi
 
 BOX = (4, 3, 2, 15, 12, 5)
 
@@ -75,7 +75,7 @@ def test_an_input_that_changes_while_its_case_is_done_is_noticed(tmp_path):
 
 
 def write_mhd(folder: Path) -> tuple[Path, Path]:
-    io.write_volume(folder / "a.mha", block_voxels(), GEOMETRY)
+    images.write_volume(folder / "a.mha", block_voxels(), GEOMETRY)
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.mha")), str(folder / "ct.mhd"))
     (folder / "ct.raw").rename(folder / "other name.raw")
     header = (folder / "ct.mhd").read_text(encoding="utf-8").replace("ct.raw", "other name.raw")
@@ -84,7 +84,7 @@ def write_mhd(folder: Path) -> tuple[Path, Path]:
 
 
 def write_nhdr(folder: Path) -> tuple[Path, Path]:
-    io.write_volume(folder / "a.nrrd", block_voxels(), GEOMETRY)
+    images.write_volume(folder / "a.nrrd", block_voxels(), GEOMETRY)
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.nrrd")), str(folder / "ct.nhdr"))
     return folder / "ct.nhdr", folder / "ct.raw"
 
@@ -101,7 +101,7 @@ def write_nhdr_in_slices(folder: Path) -> tuple[Path, Path]:
 
 
 def write_hdr(folder: Path) -> tuple[Path, Path]:
-    io.write_volume(folder / "a.nii", block_voxels(), GEOMETRY)
+    images.write_volume(folder / "a.nii", block_voxels(), GEOMETRY)
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.nii")), str(folder / "ct.hdr"))
     return folder / "ct.hdr", folder / "ct.img"
 
@@ -126,4 +126,4 @@ def test_what_lies_beside_the_slices_of_a_dicom_folder_is_no_input(tmp_path):
     assert run(tmp_path, case, other) == [False, False]
     write_slice(tmp_path, 3, (0.0, 0.0, 9.0))
     assert run(tmp_path, case, other) == [True, True]
-    assert np.unique(io.read_volume(tmp_path).voxels).tolist() == [0, 1, 2, 3]
+    assert np.unique(images.read_volume(tmp_path).voxels).tolist() == [0, 1, 2, 3]

@@ -13,9 +13,9 @@ from run_all import SCRIPTS
 from scaling import exponent
 from unseen_sources import folds_of, runs_of
 
-from dbsam.modeling import attention
-from dbsam_training.dataset_info import DatasetInfo
-from dbsam_training.statistics import Row
+from dbsam.modeling import sam_attention
+from dbsam_training.data.dataset_info import DatasetInfo
+from dbsam_training.evaluate.bootstrap import Row
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -67,10 +67,10 @@ def test_attention_counts_without_the_channels_that_carry_positions():
     table = torch.empty(7, dim, device="meta")
     products = 2 * heads * tokens * tokens * dim * 2  # queries by keys, weights by values
     positions = 2 * heads * tokens * dim * (4 + 4)
-    in_use = attention.attend_by_extra_channels
-    counted = network_flops(lambda: attention.attend_by_extra_channels(qkv, table, table, 0.3))
+    in_use = sam_attention.attend_by_extra_channels
+    counted = network_flops(lambda: sam_attention.attend_by_extra_channels(qkv, table, table, 0.3))
     assert counted == products + positions
-    assert attention.attend_by_extra_channels is in_use  # only for the count was it another
+    assert sam_attention.attend_by_extra_channels is in_use  # only for the count was it another
 
 
 def test_traffic_counts_what_is_read_and_written_and_no_views():

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from dbsam.cache import EmbeddingCache, EmbeddingKey
-from dbsam.preprocessing import Region
+from dbsam.inference.embedding_cache import EmbeddingCache, EmbeddingKey
+from dbsam.preprocess.sampling import Region
 
 
 @dataclass(frozen=True)

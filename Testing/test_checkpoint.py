@@ -14,7 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
-from dbsam.checkpoint import (
+from dbsam.modeling.builder import build_model
+from dbsam.modeling.config import SYSTEMS, DBSAMConfig, named_config
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights.checkpoint import (
     keys_above_base,
     load_base,
     load_checkpoint,
@@ -23,10 +26,7 @@ from dbsam.checkpoint import (
     sam_config,
     save_checkpoint,
 )
-from dbsam.checkpoint_info import BaseReference, CheckpointError, CheckpointInfo, DatasetCredit, read_info
-from dbsam.modeling.builder import build_model
-from dbsam.modeling.config import SYSTEMS, DBSAMConfig, named_config
-from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights.metadata import BaseReference, CheckpointError, CheckpointInfo, DatasetCredit, read_info
 
 TINY = replace(
     named_config("dbsam"),
@@ -123,7 +123,7 @@ def test_the_header_is_read_without_the_weights_and_without_torch(whole: Path) -
     expected = whole_info(TINY)
     assert replace(read_info(whole), tensors_sha256="") == expected
     code = (
-        "import sys; from dbsam.checkpoint_info import read_info;"
+        "import sys; from dbsam.weights.metadata import read_info;"
         f"print(read_info({str(whole)!r}).name, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io as text_io
+import io
 import json
 import os
 import re
@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from cases import GEOMETRY, block_voxels, roi_box, write_case, write_tiny_weights
 
-from dbsam import io, terminal
-from dbsam.cli import ExitCode, main
+from dbsam.cli import terminal
+from dbsam.cli.main import ExitCode, main
+from dbsam.cli.terminal import ProgressBar, progress_line
+from dbsam.io import images
 from dbsam.progress import Progress
-from dbsam.terminal import ProgressBar, progress_line
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def test_a_volume_and_an_roi_give_a_segmentation_an_overlay_and_a_report(weights
     assert (found["name"], found["strategy"]) == ("block", "box")
     assert found["intensity"] == {"name": "window", "low": -190, "high": 210, "reason": "chosen by the user"}
     assert sorted(row["index"] for row in found["slices"]) == [2, 3, 4, 5], "the slices that the ROI cuts"
-    labels, geometry = io.read_labelmap("out/block.seg.nrrd")
+    labels, geometry = images.read_labelmap("out/block.seg.nrrd")
     np.testing.assert_allclose(geometry.ijk_to_ras, GEOMETRY.ijk_to_ras)
     k, j, i = np.nonzero(labels)
     points_ras = (GEOMETRY.ijk_to_ras @ [i, j, k, np.ones_like(i)])[:3].T
     assert roi_box().contains_ras(points_ras).all(), "nothing is set outside the ROI"
     assert found["voxels"] == len(k)
-    assert io.read_volume("out/block.png").voxels.shape[-1] == 3
+    assert images.read_volume("out/block.png").voxels.shape[-1] == 3
 
 
 def test_without_json_the_result_is_told_in_words(weights, capsys):
@@ -76,9 +77,9 @@ def test_quiet_prints_nothing(weights, capsys):
 
 
 def test_a_picture_and_a_rectangle_give_a_picture(weights):
-    io.write_png("photo.png", np.stack([block_voxels()[3].astype(np.uint8)] * 3, axis=-1))
+    images.write_png("photo.png", np.stack([block_voxels()[3].astype(np.uint8)] * 3, axis=-1))
     assert segment(weights, "photo.png", "--box", "4", "3", "15", "12", "--output", "mask.png", "--quiet") == 0
-    assert io.read_labelmap("mask.png")[0].shape == (1, 20, 24)
+    assert images.read_labelmap("mask.png")[0].shape == (1, 20, 24)
 
 
 @pytest.mark.parametrize("window", [["--window", "-600,1500"], ["--window=-600/1500"], ["--window", "-600/1500"]])
@@ -225,13 +226,13 @@ def test_the_module_runs_as_a_command():
 def test_ctrl_c_ends_without_output_and_with_code_130(weights):
     """The signal arrives just before the model is loaded."""
     code = (
-        "import os, signal, sys, dbsam.weights, dbsam.cli\n"
-        "load = dbsam.weights.load_model\n"
+        "import os, signal, sys, dbsam.weights.load, dbsam.cli.main\n"
+        "load = dbsam.weights.load.load_model\n"
         "def interrupted(*arguments, **options):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    return load(*arguments, **options)\n"
-        "dbsam.weights.load_model = interrupted\n"
-        "sys.exit(dbsam.cli.main(sys.argv[1:]))\n"
+        "dbsam.weights.load.load_model = interrupted\n"
+        "sys.exit(dbsam.cli.main.main(sys.argv[1:]))\n"
     )
     arguments = ["segment", "volume.nrrd", "--roi", "block.mrk.json", "--output", "out.nrrd", "--model", weights]
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
@@ -250,12 +251,12 @@ def test_a_progress_line_shows_share_count_and_time_left():
 
 
 def test_progress_is_drawn_on_a_terminal_only(monkeypatch):
-    class Terminal(text_io.StringIO):
+    class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
-    screen, log = Terminal(), text_io.StringIO()
+    screen, log = Terminal(), io.StringIO()
     for stream in (screen, log):
         with ProgressBar("ct.nrrd", stream=stream) as bar:
             for done in range(1, 4):

@@ -14,10 +14,10 @@ import torch
 from cases import GEOMETRY, block_voxels, roi_box, write_case, write_tiny_weights
 
 import dbsam
-from dbsam import digests
-from dbsam.cli import ExitCode, main
-from dbsam.predictor import DeviceError, ModelPredictor
-from dbsam.preprocessing import Region
+from dbsam.cli.main import ExitCode, main
+from dbsam.inference.predictor import DeviceError, ModelPredictor
+from dbsam.preprocess.sampling import Region
+from dbsam.weights import cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_the_work(monkeypatch
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")  # as root, all may be written
     Path("locked").mkdir()
     read = []
-    monkeypatch.setattr("dbsam.io.read_volume", lambda *arguments: read.append(arguments))
+    monkeypatch.setattr("dbsam.io.images.read_volume", lambda *arguments: read.append(arguments))
     code = main(["segment", "volume.nrrd", "--roi", "block.mrk.json", "-o", "locked/z.nrrd"])
     assert code == ExitCode.FILES
     assert "locked/z.nrrd: nothing may be written into" in capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_without_a_home_folder_the_variable_is_named(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(FileNotFoundError, match="name a folder in DBSAM_CACHE"):
-        digests.cache_folder()
+        cache_dir.cache_folder()
 
 
 def test_what_cannot_be_compiled_is_an_error_of_the_device(monkeypatch):

@@ -17,12 +17,12 @@ import pytest
 from cases import write_case, write_tiny_weights
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.batch import BatchSummary, run_batch
-from dbsam.case import Case
-from dbsam.checkpoint_info import CheckpointError
-from dbsam.cli import ExitCode, main
-from dbsam.cluster import ClusterError, Workers
+from dbsam.cli.batch import BatchSummary, run_batch
+from dbsam.cli.case import Case
+from dbsam.cli.cluster import ClusterError, Workers
+from dbsam.cli.main import ExitCode, main
 from dbsam.progress import Cancelled, CancelToken
+from dbsam.weights.metadata import CheckpointError
 from dbsam_training.cli import main as train
 
 distributed = pytest.importorskip("distributed")
@@ -207,7 +207,7 @@ def test_workers_that_make_no_sense_are_wrong_arguments(capsys, options, message
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "127.0.0.1:9"])
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch, capsys, address):
-    monkeypatch.setattr("dbsam.cluster._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("dbsam.cli.cluster._CONNECT_SECONDS", 0.5)
     write_case(tmp_path)
     (tmp_path / "cases.csv").write_text("volume,roi,output\nvolume.nrrd,block.mrk.json,out.nrrd\n")
     assert main(["batch", str(tmp_path / "cases.csv"), "--scheduler", address]) == ExitCode.FILES
@@ -225,7 +225,7 @@ def test_a_missing_device_ends_the_batch(tmp_path, monkeypatch, capsys):
 
 
 def test_a_lost_scheduler_is_told(monkeypatch):
-    monkeypatch.setattr("dbsam.cluster._CONNECT_SECONDS", 3)
+    monkeypatch.setattr("dbsam.cli.cluster._CONNECT_SECONDS", 3)
     with distributed.LocalCluster(n_workers=1, dashboard_address=":0") as cluster:
         ended = Workers(scheduler=cluster.scheduler_address).run(double, range(1000))
         next(ended)
@@ -241,5 +241,6 @@ def test_without_the_package_the_command_says_what_to_install(monkeypatch):
 
 
 def test_one_process_does_without_the_package():
-    code = "import dbsam.cli, dbsam.cluster, sys; assert not {'distributed', 'dask', 'torch'} & set(sys.modules)"
+    unwanted = {"distributed", "dask", "torch"}
+    code = f"import dbsam.cli.main, dbsam.cli.cluster, sys; assert not {unwanted} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

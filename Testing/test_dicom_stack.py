@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dbsam import io
+from dbsam.io import images
 
 AXIAL, TURNED = (1, 0, 0, 0, 1, 0), (0, 1, 0, -1, 0, 0)
 UID = "1.2.3.4"
@@ -51,38 +51,40 @@ def write_slice(
 def test_images_at_one_position_are_no_volume(tmp_path, count):
     for number in range(count):
         file = write_slice(tmp_path / "cine", number, (1.0, 2.0, 3.0))
-    with pytest.raises(io.ImageFileError, match=r"several images lie at one position \(a cine(.|\n)*name a single"):
-        io.read_volume(tmp_path / "cine")
-    assert io.read_volume(file).geometry.dimensions_ijk == (6, 5, 1), "a single file is read as before"
+    with pytest.raises(images.ImageFileError, match=r"several images lie at one position \(a cine(.|\n)*name a single"):
+        images.read_volume(tmp_path / "cine")
+    assert images.read_volume(file).geometry.dimensions_ijk == (6, 5, 1), "a single file is read as before"
 
 
 def test_two_images_at_each_position_are_no_volume(tmp_path):
     for number in range(6):
         write_slice(tmp_path / "phases", number, (0.0, 0.0, 3.0 * (number // 2)))
-    with pytest.raises(io.ImageFileError, match="several images lie at one position"):
-        io.read_volume(tmp_path / "phases")
+    with pytest.raises(images.ImageFileError, match="several images lie at one position"):
+        images.read_volume(tmp_path / "phases")
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_slices_of_different_orientation_are_no_volume(tmp_path, count):
     for number in range(count):
         write_slice(tmp_path / "mixed", number, (0.0, 0.0, 3.0 * number), TURNED if number == count - 1 else AXIAL)
-    with pytest.raises(io.ImageFileError, match=rf"different orientations:\n.*\n.*{UID}\.{count - 1}\.dcm\nMove one"):
-        io.read_volume(tmp_path / "mixed")
+    with pytest.raises(
+        images.ImageFileError, match=rf"different orientations:\n.*\n.*{UID}\.{count - 1}\.dcm\nMove one"
+    ):
+        images.read_volume(tmp_path / "mixed")
 
 
 def test_slices_of_different_pixel_spacing_are_no_volume(tmp_path):
     for number in range(4):
         write_slice(tmp_path / "mixed", number, (0.0, 0.0, 3.0 * number), spacing=(0.5, 0.5 if number < 3 else 0.8))
-    with pytest.raises(io.ImageFileError, match=r"different pixel spacings, 0\.5 x 0\.5 and 0\.5 x 0\.8 mm"):
-        io.read_volume(tmp_path / "mixed")
+    with pytest.raises(images.ImageFileError, match=r"different pixel spacings, 0\.5 x 0\.5 and 0\.5 x 0\.8 mm"):
+        images.read_volume(tmp_path / "mixed")
 
 
 def test_two_slices_of_a_tilted_gantry_are_refused_like_three(tmp_path):
     for number in range(2):
         write_slice(tmp_path / "head", number, (0.0, 1.0 * number, 4.0 * number))
-    with pytest.raises(io.ImageFileError, match=r"shifted by 1\.000 mm"):
-        io.read_volume(tmp_path / "head")
+    with pytest.raises(images.ImageFileError, match=r"shifted by 1\.000 mm"):
+        images.read_volume(tmp_path / "head")
 
 
 def test_images_without_any_position_are_read_in_their_order(tmp_path):
@@ -92,14 +94,14 @@ def test_images_without_any_position_are_read_in_their_order(tmp_path):
         content = pydicom.dcmread(file)
         del content.ImagePositionPatient, content.ImageOrientationPatient
         content.save_as(file)
-    assert io.read_volume(tmp_path / "captures").voxels[:, 0, 0].tolist() == [0, 1, 2]
+    assert images.read_volume(tmp_path / "captures").voxels[:, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_a_whole_uid_chooses_its_series_though_another_begins_with_it(tmp_path):
     for number in range(2):
         write_slice(tmp_path / "ct", number, (0.0, 0.0, 3.0 * number))
         write_slice(tmp_path / "ct", 10 + number, (0.0, 0.0, 3.0 * number), uid=f"{UID}0")
-    assert io.read_volume(tmp_path / "ct", series_uid=UID).voxels.max() == 1
-    assert io.read_volume(tmp_path / "ct", series_uid=f"{UID}0").voxels.max() == 11
-    with pytest.raises(io.ImageFileError, match="several series"):
-        io.read_volume(tmp_path / "ct", series_uid="1.2.3")
+    assert images.read_volume(tmp_path / "ct", series_uid=UID).voxels.max() == 1
+    assert images.read_volume(tmp_path / "ct", series_uid=f"{UID}0").voxels.max() == 11
+    with pytest.raises(images.ImageFileError, match="several series"):
+        images.read_volume(tmp_path / "ct", series_uid="1.2.3")

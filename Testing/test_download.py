@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dbsam import download
-from dbsam.download import Digest, DownloadError, Patience, RemoteFile, download_file
-from dbsam.filelock import exclusive_lock
 from dbsam.progress import Cancelled, CancelToken, Progress
+from dbsam.weights import download
+from dbsam.weights.download import Digest, DownloadError, Patience, RemoteFile, download_file
+from dbsam.weights.filelock import exclusive_lock
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HALF = len(CONTENT) // 2

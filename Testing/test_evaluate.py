@@ -15,15 +15,15 @@ Image = pytest.importorskip("PIL.Image")
 surface_distance = pytest.importorskip("surface_distance")
 pytest.importorskip("matplotlib")
 
-from dbsam.geometry import ImageGeometry, OrientedBox  # noqa: E402
-from dbsam.image import Volume  # noqa: E402
-from dbsam.predictor import DecodedMasks  # noqa: E402
-from dbsam.preprocessing import Region, box_region, resample_slice, slice_region  # noqa: E402
+from dbsam.geometry.grid import ImageGeometry, OrientedBox  # noqa: E402
+from dbsam.inference.predictor import DecodedMasks  # noqa: E402
+from dbsam.preprocess.sampling import Region, box_region, resample_slice, slice_region  # noqa: E402
+from dbsam.preprocess.volume import Volume  # noqa: E402
 from dbsam_training.cli import main  # noqa: E402
-from dbsam_training.evaluate import Settings, evaluate  # noqa: E402
-from dbsam_training.model_segmenter import ModelSegmenter  # noqa: E402
-from dbsam_training.nnunet import RawDataset  # noqa: E402
-from dbsam_training.prompts import slice_stack  # noqa: E402
+from dbsam_training.data.nnunet import RawDataset  # noqa: E402
+from dbsam_training.evaluate.evaluate import Settings, evaluate  # noqa: E402
+from dbsam_training.evaluate.model_segmenter import ModelSegmenter  # noqa: E402
+from dbsam_training.evaluate.prompts import slice_stack  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the published surface-distance package
 

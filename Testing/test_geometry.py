@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from dbsam.geometry import (
+from dbsam.geometry.grid import (
     ImageGeometry,
     OrientedBox,
     box_in_slices,

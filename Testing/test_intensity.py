@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbsam.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
+from dbsam.preprocess.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
 
 
 def test_a_window_maps_its_ends_to_0_and_255_and_clips_what_lies_beyond() -> None:

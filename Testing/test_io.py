@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dbsam import io
-from dbsam.geometry import ImageGeometry
-from dbsam.segmentation import Segment, combine_segments, write_segmentation
+from dbsam.geometry.grid import ImageGeometry
+from dbsam.io import images
+from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
 
 # Rotated by the 3-4-5 triangle and flipped, spacings 0.5, 2, 3 mm: each column has the length of its spacing.
 OBLIQUE = ImageGeometry(
@@ -58,8 +58,8 @@ def write_dicom(folder: Path, uid: str, slice_positions: list[float], descriptio
 @pytest.mark.parametrize("ending", [".nrrd", ".nii.gz", ".nii", ".mha"])
 def test_a_labelmap_comes_back_with_its_values_and_its_place(tmp_path, ending):
     labelmap = np.arange(24, dtype=np.uint8).reshape(OBLIQUE.shape_KJI)
-    io.write_labelmap(tmp_path / f"labels{ending}", labelmap, OBLIQUE)
-    labels, geometry = io.read_labelmap(tmp_path / f"labels{ending}")
+    images.write_labelmap(tmp_path / f"labels{ending}", labelmap, OBLIQUE)
+    labels, geometry = images.read_labelmap(tmp_path / f"labels{ending}")
     np.testing.assert_array_equal(labels, labelmap)
     np.testing.assert_allclose(geometry.ijk_to_ras, OBLIQUE.ijk_to_ras, atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == [f"labels{ending}"], "no temporary file is left"
@@ -69,7 +69,7 @@ def test_lps_on_disk_becomes_ras(tmp_path):
     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
     image.SetOrigin((1, 2, 3))
     sitk.WriteImage(image, str(tmp_path / "image.nrrd"))
-    volume = io.read_volume(tmp_path / "image.nrrd")
+    volume = images.read_volume(tmp_path / "image.nrrd")
     assert volume.geometry.dimensions_ijk == (4, 3, 2)
     np.testing.assert_array_equal(
         volume.geometry.ijk_to_ras, [[-1, 0, 0, -1], [0, -1, 0, -2], [0, 0, 1, 3], [0, 0, 0, 1]]
@@ -79,13 +79,13 @@ def test_lps_on_disk_becomes_ras(tmp_path):
 def test_a_colour_picture_becomes_one_slice_without_its_alpha_channel(tmp_path):
     rgba = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     sitk.WriteImage(sitk.GetImageFromArray(rgba, isVector=True), str(tmp_path / "photo.png"))
-    np.testing.assert_array_equal(io.read_volume(tmp_path / "photo.png").voxels, rgba[None, ..., :3])
+    np.testing.assert_array_equal(images.read_volume(tmp_path / "photo.png").voxels, rgba[None, ..., :3])
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
 def test_a_grey_picture_becomes_one_slice(tmp_path, ending):
     sitk.WriteImage(sitk.GetImageFromArray(np.full((5, 7), 90, np.uint8)), str(tmp_path / f"grey{ending}"))
-    volume = io.read_volume(tmp_path / f"grey{ending}")
+    volume = images.read_volume(tmp_path / f"grey{ending}")
     assert volume.voxels.shape == (1, 5, 7)
     assert volume.geometry.default_axis() == 2
     np.testing.assert_allclose(volume.voxels, 90, atol=1)
@@ -93,7 +93,7 @@ def test_a_grey_picture_becomes_one_slice(tmp_path, ending):
 
 def test_a_dicom_folder_is_read_in_order_of_position(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [12.0, 8.0, 4.0], "Abdomen")
-    volume = io.read_volume(tmp_path / "ct")
+    volume = images.read_volume(tmp_path / "ct")
     assert volume.voxels[:, 0, 0].tolist() == [20, 10, 0], "the file written last lies lowest"
     np.testing.assert_allclose(
         volume.geometry.ijk_to_ras, [[-0.5, 0, 0, 10], [0, -0.75, 0, 20], [0, 0, 4, 4], [0, 0, 0, 1]]
@@ -103,53 +103,53 @@ def test_a_dicom_folder_is_read_in_order_of_position(tmp_path):
 def test_a_folder_with_two_series_asks_which_one(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0], "Arterial")
     write_dicom(tmp_path / "ct", "1.2.3.5", [0.0, 4.0, 8.0], "Venous")
-    with pytest.raises(io.ImageFileError, match=r"several series(.|\n)*3\.5 +3 files +CT Venous\n(.|\n)*Arterial"):
-        io.read_volume(tmp_path / "ct")
-    assert io.read_volume(tmp_path / "ct", series_uid="1.2.3.5").geometry.dimensions_ijk == (6, 5, 3)
-    with pytest.raises(io.ImageFileError, match=r"no series 9"):
-        io.read_volume(tmp_path / "ct", series_uid="9")
+    with pytest.raises(images.ImageFileError, match=r"several series(.|\n)*3\.5 +3 files +CT Venous\n(.|\n)*Arterial"):
+        images.read_volume(tmp_path / "ct")
+    assert images.read_volume(tmp_path / "ct", series_uid="1.2.3.5").geometry.dimensions_ijk == (6, 5, 3)
+    with pytest.raises(images.ImageFileError, match=r"no series 9"):
+        images.read_volume(tmp_path / "ct", series_uid="9")
 
 
 def test_a_missing_dicom_slice_is_an_error_that_names_its_neighbours(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0, 8.0, 16.0], "Abdomen")
-    with pytest.raises(io.ImageFileError, match=r"4\.000 mm apart, but 8\.000 mm between\n.*1\.2\.3\.4\.2\.dcm"):
-        io.read_volume(tmp_path / "ct")
+    with pytest.raises(images.ImageFileError, match=r"4\.000 mm apart, but 8\.000 mm between\n.*1\.2\.3\.4\.2\.dcm"):
+        images.read_volume(tmp_path / "ct")
 
 
 def test_a_tilted_gantry_is_refused_because_its_shear_would_be_lost(tmp_path):
     write_dicom(tmp_path / "ct", "1.2.3.4", [0.0, 4.0, 8.0], "Head", tilt=0.25)
-    with pytest.raises(io.ImageFileError, match=r"shifted by 1\.000 mm against the one before \(a tilted gantry\)"):
-        io.read_volume(tmp_path / "ct")
+    with pytest.raises(images.ImageFileError, match=r"shifted by 1\.000 mm against the one before \(a tilted gantry\)"):
+        images.read_volume(tmp_path / "ct")
 
 
 def test_what_is_no_image_says_so(tmp_path):
     (tmp_path / "notes.nrrd").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(io.ImageFileError, match=r"notes\.nrrd: not an image that can be read"):
-        io.read_volume(tmp_path / "notes.nrrd")
-    with pytest.raises(io.ImageFileError, match=r"empty: no DICOM images"):
-        io.read_volume(tmp_path / "empty")
+    with pytest.raises(images.ImageFileError, match=r"notes\.nrrd: not an image that can be read"):
+        images.read_volume(tmp_path / "notes.nrrd")
+    with pytest.raises(images.ImageFileError, match=r"empty: no DICOM images"):
+        images.read_volume(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"missing\.nrrd: no such file"):
-        io.read_volume(tmp_path / "missing.nrrd")
+        images.read_volume(tmp_path / "missing.nrrd")
 
 
 def test_a_sequence_of_volumes_is_refused_but_a_single_frame_is_read(tmp_path):
     for frames in (1, 2):
         sitk.WriteImage(sitk.Image([4, 3, 2, frames], sitk.sitkInt16), str(tmp_path / f"{frames}.nii.gz"))
-    assert io.read_volume(tmp_path / "1.nii.gz").voxels.shape == (2, 3, 4)
-    with pytest.raises(io.ImageFileError, match=r"sizes \(4, 3, 2, 2\)"):
-        io.read_volume(tmp_path / "2.nii.gz")
+    assert images.read_volume(tmp_path / "1.nii.gz").voxels.shape == (2, 3, 4)
+    with pytest.raises(images.ImageFileError, match=r"sizes \(4, 3, 2, 2\)"):
+        images.read_volume(tmp_path / "2.nii.gz")
 
 
 @pytest.mark.parametrize("name", ["mask.jpg", "mask.mhd", "mask", "mask.txt"])
 def test_an_ending_that_holds_no_labelmap_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"unknown ending; write \.seg\.nrrd or one of \.nrrd"):
-        io.write_labelmap(tmp_path / name, block((0, 1), (0, 1), (0, 1)), OBLIQUE)
+        images.write_labelmap(tmp_path / name, block((0, 1), (0, 1), (0, 1)), OBLIQUE)
 
 
 def test_a_volume_is_not_squeezed_into_a_picture(tmp_path):
     with pytest.raises(ValueError, match=r"\.png holds a single slice, not 2"):
-        io.write_labelmap(tmp_path / "mask.png", block((0, 1), (0, 1), (0, 1)), OBLIQUE)
+        images.write_labelmap(tmp_path / "mask.png", block((0, 1), (0, 1), (0, 1)), OBLIQUE)
 
 
 def test_segments_apart_share_a_layer_with_a_label_each(tmp_path):
@@ -168,7 +168,7 @@ def test_segments_apart_share_a_layer_with_a_label_each(tmp_path):
         "Kidney", "2", "0", "3 3 2 2 1 1",
     ]  # fmt: skip
     assert header["Segment0_Color"] == "1 0.5 0"
-    labels, geometry = io.read_labelmap(path)
+    labels, geometry = images.read_labelmap(path)
     np.testing.assert_array_equal(labels, liver.mask_KJI + 2 * kidney.mask_KJI)
     np.testing.assert_allclose(geometry.ijk_to_ras, OBLIQUE.ijk_to_ras)
 
@@ -192,7 +192,7 @@ def test_segments_that_overlap_get_layers_of_their_own(tmp_path):
 def test_a_mask_over_a_part_of_the_volume_is_put_in_its_place(tmp_path):
     segment = Segment("dot", np.ones((1, 1, 1), np.uint8), offset_ijk=(3, 2, 1))
     write_segmentation(tmp_path / "dot.seg.nrrd", [segment], OBLIQUE)
-    assert np.argwhere(io.read_labelmap(tmp_path / "dot.seg.nrrd")[0]).tolist() == [[1, 2, 3]]
+    assert np.argwhere(images.read_labelmap(tmp_path / "dot.seg.nrrd")[0]).tolist() == [[1, 2, 3]]
     assert np.argwhere(combine_segments([segment], OBLIQUE)).tolist() == [[1, 2, 3]]
     with pytest.raises(ValueError, match=r"'dot': a mask of shape \(1, 1, 1\) .* at \(2, 0, 0\) does not fit"):
         write_segmentation(tmp_path / "x.seg.nrrd", [Segment("dot", np.ones((1, 1, 1)), (0, 0, 2))], OBLIQUE)
@@ -212,7 +212,7 @@ def test_a_mask_over_a_part_of_the_volume_is_put_in_its_place(tmp_path):
 def test_a_name_with_control_characters_leaves_the_file_readable(tmp_path, name, written):
     write_segmentation(tmp_path / "a.seg.nrrd", [Segment(name, block((0, 1), (0, 1), (0, 1)))], OBLIQUE)
     assert nrrd_header(tmp_path / "a.seg.nrrd")["Segment0_Name"] == written
-    assert io.read_labelmap(tmp_path / "a.seg.nrrd")[0].sum() == 1
+    assert images.read_labelmap(tmp_path / "a.seg.nrrd")[0].sum() == 1
     assert len(sitk.ReadImage(str(tmp_path / "a.seg.nrrd")).GetMetaDataKeys()) > 9, "the fields after the name, too"
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dbsam import io
-from dbsam.geometry import ImageGeometry
-from dbsam.nifti import is_truncated
+from dbsam.geometry.grid import ImageGeometry
+from dbsam.io import images
+from dbsam.io.nifti import is_truncated
 
 GRID = ImageGeometry.from_spacing((1.0, 1.0, 3.0), (40, 30, 5))
 FLAT = ImageGeometry.from_spacing((1.0, 1.0, 3.0), (40, 30, 1))
@@ -36,7 +36,8 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file_alone(tmp_path, name):
     code = f"""
 import resource, signal, sys
 import numpy as np
-from dbsam import Segment, io, write_segmentation
+from dbsam import Segment, write_segmentation
+from dbsam.io import images
 from test_io_damage import FLAT, GRID, noise
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (700, resource.RLIM_INFINITY))
@@ -45,7 +46,7 @@ try:
     if {name.endswith(".seg.nrrd")}:
         write_segmentation({name!r}, [Segment("a", noise(grid) > 99)], grid)
     else:
-        io.write_labelmap({name!r}, noise(grid), grid)
+        images.write_labelmap({name!r}, noise(grid), grid)
 except OSError as error:
     print(error)
     sys.exit(3)
@@ -63,26 +64,26 @@ except OSError as error:
 
 def test_values_that_a_format_lacks_are_an_error_that_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"mask\.png: cannot be written \(.*unsigned char"):
-        io.write_labelmap(tmp_path / "mask.png", noise(FLAT).astype(np.int32), FLAT)
+        images.write_labelmap(tmp_path / "mask.png", noise(FLAT).astype(np.int32), FLAT)
 
 
 @pytest.mark.parametrize("name", ["m.NII.GZ", "m.Nii", "m.Mha", "m.NRRD", "m.PNG", "m.Tif"])
 def test_endings_in_capitals_are_written_and_read(tmp_path, name):
     grid = FLAT if name in ("m.PNG", "m.Tif") else GRID
-    io.write_labelmap(tmp_path / name, noise(grid), grid)
+    images.write_labelmap(tmp_path / name, noise(grid), grid)
     assert [file.name for file in tmp_path.iterdir()] == [name]
-    np.testing.assert_array_equal(io.read_labelmap(tmp_path / name)[0], noise(grid))
+    np.testing.assert_array_equal(images.read_labelmap(tmp_path / name)[0], noise(grid))
 
 
 @pytest.mark.parametrize("name", ["m.nii", "m.nii.gz"])
 @pytest.mark.parametrize("share", [0.99, 0.5, 0.01])
 def test_half_a_nifti_is_refused_instead_of_read_as_zeros(tmp_path, name, share):
-    io.write_volume(tmp_path / name, noise(GRID), GRID)
+    images.write_volume(tmp_path / name, noise(GRID), GRID)
     assert not is_truncated(tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(io.ImageFileError, match=rf"{name}: (damaged: it does not hold all|not an image)"):
-        io.read_volume(tmp_path / name)
+    with pytest.raises(images.ImageFileError, match=rf"{name}: (damaged: it does not hold all|not an image)"):
+        images.read_volume(tmp_path / name)
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -104,41 +105,41 @@ def test_the_length_of_a_nifti_follows_from_its_header(tmp_path, order, length):
 
 def test_a_compressed_nifti_in_several_parts_is_whole(tmp_path):
     """Parallel compressors write members one after the other, so the last four bytes count only the last member."""
-    io.write_volume(tmp_path / "a.nii", noise(GRID), GRID)
+    images.write_volume(tmp_path / "a.nii", noise(GRID), GRID)
     content = (tmp_path / "a.nii").read_bytes()
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content[:900]) + gzip.compress(content[900:]))
-    np.testing.assert_array_equal(io.read_volume(tmp_path / "b.nii.gz").voxels, noise(GRID))
+    np.testing.assert_array_equal(images.read_volume(tmp_path / "b.nii.gz").voxels, noise(GRID))
 
 
 def test_a_compressed_nifti_beside_its_namesake_is_read_itself(tmp_path):
-    io.write_volume(tmp_path / "a.nii", np.zeros_like(noise(GRID)), GRID)
-    io.write_volume(tmp_path / "a.nii.gz", noise(GRID), GRID)
-    np.testing.assert_array_equal(io.read_volume(tmp_path / "a.nii.gz").voxels, noise(GRID))
+    images.write_volume(tmp_path / "a.nii", np.zeros_like(noise(GRID)), GRID)
+    images.write_volume(tmp_path / "a.nii.gz", noise(GRID), GRID)
+    np.testing.assert_array_equal(images.read_volume(tmp_path / "a.nii.gz").voxels, noise(GRID))
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".NII.gz"])
 def test_a_sheared_volume_is_not_written_as_nifti(tmp_path, ending):
     with pytest.raises(ValueError, match=r"sheared \(two of its axes are 84\.29 degrees apart\).*use \.nrrd"):
-        io.write_labelmap(tmp_path / f"m{ending}", noise(SHEARED), SHEARED)
+        images.write_labelmap(tmp_path / f"m{ending}", noise(SHEARED), SHEARED)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
 def test_a_sheared_volume_keeps_its_place_in_other_formats(tmp_path, ending):
-    io.write_labelmap(tmp_path / f"m{ending}", noise(SHEARED), SHEARED)
-    _, geometry = io.read_labelmap(tmp_path / f"m{ending}")
+    images.write_labelmap(tmp_path / f"m{ending}", noise(SHEARED), SHEARED)
+    _, geometry = images.read_labelmap(tmp_path / f"m{ending}")
     np.testing.assert_allclose(geometry.ijk_to_ras, SHEARED.ijk_to_ras, atol=1e-6)
 
 
 def test_a_sheared_nifti_is_refused_with_advice(tmp_path):
     path = tmp_path / "m.nii"
-    io.write_volume(path, noise(GRID), GRID)
+    images.write_volume(path, noise(GRID), GRID)
     content = bytearray(path.read_bytes())
     struct.pack_into("<hh", content, 252, 0, 1)  # the place is that of the sform alone
     struct.pack_into("<12f", content, 280, *SHEARED.ijk_to_ras[:3].ravel())
     path.write_bytes(content)
-    with pytest.raises(io.ImageFileError, match=r"m\.nii: sheared.*Save it as \.nrrd, or resample it"):
-        io.read_volume(path)
+    with pytest.raises(images.ImageFileError, match=r"m\.nii: sheared.*Save it as \.nrrd, or resample it"):
+        images.read_volume(path)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -151,18 +152,18 @@ def test_a_picture_in_grey_with_alpha_is_read_without_its_alpha_channel(tmp_path
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
     (tmp_path / "grey.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
-    np.testing.assert_array_equal(io.read_volume(tmp_path / "grey.png").voxels[0], pixels[..., 0])
+    np.testing.assert_array_equal(images.read_volume(tmp_path / "grey.png").voxels[0], pixels[..., 0])
     (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png[:40])
-    with pytest.raises(io.ImageFileError, match=r"half\.png: not an image that can be read"):
-        io.read_volume(tmp_path / "half.png")
+    with pytest.raises(images.ImageFileError, match=r"half\.png: not an image that can be read"):
+        images.read_volume(tmp_path / "half.png")
 
 
 def test_a_picture_of_12_bits_a_colour_keeps_its_levels_and_the_report_names_its_values(tmp_path):
-    from dbsam.intensity import resolve_intensity
+    from dbsam.preprocess.intensity import resolve_intensity
 
     colours = np.linspace(1, 4000, 900).astype(np.uint16).reshape(15, 20, 3)
     sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "photo.png"))
-    voxels = io.read_volume(tmp_path / "photo.png").voxels
+    voxels = images.read_volume(tmp_path / "photo.png").voxels
     window = resolve_intensity("auto", voxels)
     assert len(np.unique(window.apply(voxels))) == 256
     assert 1 <= window.low < 30
@@ -173,5 +174,5 @@ def test_a_picture_of_12_bits_a_colour_keeps_its_levels_and_the_report_names_its
 def test_a_colour_volume_of_one_slice_is_written_whole(tmp_path):
     grid = ImageGeometry.from_spacing((1.0, 1.0, 2.0), (6, 5, 1))
     colours = np.arange(90, dtype=np.uint8).reshape(1, 5, 6, 3)
-    io.write_volume(tmp_path / "a.nii.gz", colours, grid)
-    np.testing.assert_array_equal(io.read_volume(tmp_path / "a.nii.gz").voxels.squeeze(), colours.squeeze())
+    images.write_volume(tmp_path / "a.nii.gz", colours, grid)
+    np.testing.assert_array_equal(images.read_volume(tmp_path / "a.nii.gz").voxels.squeeze(), colours.squeeze())

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbsam.geometry import OrientedBox
-from dbsam.markups import MarkupsRoi, read_roi, write_roi
+from dbsam.geometry.grid import OrientedBox
+from dbsam.io.roi_markups import MarkupsRoi, read_roi, write_roi
 
 DATA = Path(__file__).parent / "data"
 ROTATED = DATA / "roi_rotated_by_slicer.mrk.json"  # saved by vtkMRMLMarkupsROIJsonStorageNode, LPS

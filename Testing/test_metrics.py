@@ -11,7 +11,7 @@ surface_distance = pytest.importorskip("surface_distance")
 from scipy import ndimage  # noqa: E402
 from scipy.spatial import cKDTree  # noqa: E402
 
-from dbsam_training.metrics import dice, scale_mask, score_masks, surface_dice  # noqa: E402
+from dbsam_training.evaluate.metrics import dice, scale_mask, score_masks, surface_dice  # noqa: E402
 
 
 def random_object(rng: np.random.Generator, shape: tuple[int, ...], smoothness: float) -> np.ndarray:

@@ -13,8 +13,9 @@ import pytest
 sitk = pytest.importorskip("SimpleITK")
 Image = pytest.importorskip("PIL.Image")
 
-from dbsam_training.layouts import find_sources  # noqa: E402
-from dbsam_training.nnunet import CaseError, RawDataset, class_of  # noqa: E402
+from dbsam_training.data.case import CaseError  # noqa: E402
+from dbsam_training.data.discover import find_sources  # noqa: E402
+from dbsam_training.data.nnunet import RawDataset, class_of  # noqa: E402
 
 
 def make_dataset(folder: Path, content: dict[str, Any], splits: Any = None) -> Path:

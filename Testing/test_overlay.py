@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.image import Volume
-from dbsam.overlay import PANEL_PIXELS, render_overlay
-from dbsam.segmentation import Segment
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.io.overlay import PANEL_PIXELS, render_overlay
+from dbsam.io.seg_nrrd import Segment
+from dbsam.preprocess.volume import Volume
 
 SIZE = 24
 RED = (1.0, 0.0, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dbsam.preprocessing import Region, box_region, logits_to_slice, resample_slice, slice_region
+from dbsam.preprocess.sampling import Region, box_region, logits_to_slice, resample_slice, slice_region
 
 
 def test_a_region_on_the_pixel_grid_is_copied_exactly() -> None:

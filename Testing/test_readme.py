@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbsam.cli import ExitCode
-from dbsam.io import read_labelmap, read_volume, write_png
-from dbsam.weights import find_weights
+from dbsam.cli.main import ExitCode
+from dbsam.io.images import read_labelmap, read_volume, write_png
+from dbsam.weights.load import find_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

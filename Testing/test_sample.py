@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dbsam.geometry import ImageGeometry, slice_boxes_xyxy
-from dbsam.markups import read_roi
+from dbsam.geometry.grid import ImageGeometry, slice_boxes_xyxy
+from dbsam.io.roi_markups import read_roi
 
 SAMPLE = Path(__file__).parents[1] / "Resources" / "Sample"
 SCRIPT = runpy.run_path(str(SAMPLE / "generate_phantom.py"))

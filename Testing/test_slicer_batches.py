@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("slicer")
-pytest.importorskip("dbsam.volume")
+pytest.importorskip("dbsam.inference.segmenter")
 import slicer
 import slicer_scene as scenes
-from DBSAMSegmentLib.Batches import BatchCase, runBatch, runSequence
-from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+from DBSAMSegmentLib.Run.Batches import BatchCase, runBatch, runSequence
+from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 from dbsam.progress import Cancelled, CancelToken

@@ -10,8 +10,8 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from DBSAMSegmentLib.KeyBoxes import RoiKeyBoxes
-from DBSAMSegmentLib.SegmentWriter import SegmentMask, SegmentWriter
+from DBSAMSegmentLib.Panel.KeyBoxes import RoiKeyBoxes
+from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask, SegmentWriter
 from slicer_stage import SHAPE, block_roi, block_volume, opened_module
 from threshold_predictor import ThresholdPredictor
 
@@ -227,7 +227,7 @@ def test_a_run_into_a_segmentation_that_was_never_shown_shows_it(panel):
 
 
 def test_only_views_of_the_layout_count(panel):
-    from DBSAMSegmentLib.Views import sliceWidgets
+    from DBSAMSegmentLib.Mrml.Views import sliceWidgets
 
     manager = slicer.app.layoutManager()
     nodes = {name: manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()}

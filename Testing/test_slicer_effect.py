@@ -11,7 +11,7 @@ import host
 import slicer
 import slicer_scene as scenes
 import vtk
-from DBSAMSegmentLib.SegmentWriter import SegmentMask
+from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 from slicer_stage import SHAPE, block_mask, block_roi, block_volume
 from threshold_predictor import ThresholdPredictor, ThresholdSource
@@ -26,7 +26,7 @@ def stage():
     if slicer.app.moduleManager().module("SegmentEditorDBSAM") is None:
         host.load_module(host.MODULES["SegmentEditorDBSAM"])
         host.complete_startup()
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     block, volume = block_mask(), block_volume("volume")
     segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
@@ -296,7 +296,7 @@ def test_masking_and_overwriting_are_slicers_rules(stage, maskMode, overwrite, l
 def test_a_weights_file_is_chosen_in_the_weights_manager(stage, monkeypatch):
     _, _, _, _, effect, _ = stage
     import qt
-    from DBSAMSegmentLib.WeightsDialog import WeightsDialog
+    from DBSAMSegmentLib.Panel.WeightsDialog import WeightsDialog
 
     file = str(Path(__file__).resolve().parents[1] / "DBSAMSegment/Resources/Models/dbsam_compact.safetensors")
     monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: file))

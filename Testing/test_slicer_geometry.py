@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("slicer")
 import slicer
 import slicer_scene as scenes
-from DBSAMSegmentLib import Geometry
+from DBSAMSegmentLib.Mrml import Geometry
 
 OBLIQUE = scenes.rotation("x", 20) @ scenes.rotation("z", 35) @ np.diag([-0.5, 0.75, 3.0, 1.0])
 OBLIQUE[:3, 3] = (10, -20, 30)
@@ -87,7 +87,7 @@ def test_the_snapshot_is_a_view_and_its_copy_is_not(scene):
     volume = scenes.add_volume(scene, array)
     snapshot = Geometry.snapshotVolume(volume)
     np.testing.assert_array_equal(snapshot.view_KJI, array)
-    pytest.importorskip("dbsam.volume")
+    pytest.importorskip("dbsam.inference.segmenter")
     copied = snapshot.copy()
     snapshot.view_KJI[0, 0, 0] = 99
     assert copied.voxels[0, 0, 0] == 0

@@ -89,7 +89,7 @@ def test_the_requirements_in_the_code_are_those_of_the_file():
     host = pytest.importorskip("host", reason="needs slicer-core and PySide6")
     host.start()
     sys.path.insert(0, str(ROOT / "DBSAMSegment"))
-    from DBSAMSegmentLib.Packages import REQUIREMENTS
+    from DBSAMSegmentLib.Panel.Packages import REQUIREMENTS
 
     lines = (ROOT / "DBSAMSegment" / "Resources" / "requirements.txt").read_text(encoding="utf-8").split()
     assert sorted(lines) == sorted(REQUIREMENTS.values())
@@ -99,7 +99,7 @@ def test_what_a_training_in_slicer_needs_is_of_the_extra_for_training():
     pytest.importorskip("slicer")
     host = pytest.importorskip("host", reason="needs slicer-core and PySide6")
     host.start()
-    from DBSAMSegmentLib.Packages import TRAINING_REQUIREMENTS
+    from DBSAMSegmentLib.Panel.Packages import TRAINING_REQUIREMENTS
 
     extra = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("train = [")[1].split("]")[0]
     assert set(TRAINING_REQUIREMENTS.values()) <= set(re.findall(r'"(.+)"', extra))

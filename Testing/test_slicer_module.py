@@ -144,7 +144,7 @@ def test_parameters_survive_saving_and_loading_the_scene(panel, tmp_path):
     assert (again.model, again.axis, again.strategy) == ("medsam", "coronal", "box")
     assert [roi.GetName() for roi in again.rois] == ["a", "b"]
     assert again.volume.GetName() == "block"
-    from DBSAMSegmentLib.KeyBoxes import decodeKeyBoxes
+    from DBSAMSegmentLib.Panel.KeyBoxes import decodeKeyBoxes
 
     first, second = decodeKeyBoxes(again.keyBoxes, 2)
     assert (first.axis, first.boxes, second.boxes) == (1, {7: [1.0, 2.0, 3.0, 4.0]}, {})
@@ -193,7 +193,7 @@ def test_a_click_in_the_plot_goes_to_the_slice(panel):
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     red.SetOrientationToAxial()
     panel.panel.result.goToSlice(6)
-    from DBSAMSegmentLib.SliceViews import viewedSlice
+    from DBSAMSegmentLib.Mrml.SliceViews import viewedSlice
 
     viewed = viewedSlice(red, node.volume)
     assert (viewed.axis, viewed.index) == (2, 6)
@@ -306,7 +306,7 @@ def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
 def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_path, monkeypatch):
     pytest.importorskip("safetensors")
     monkeypatch.setenv("DBSAM_CACHE", str(tmp_path))
-    from DBSAMSegmentLib.WeightsDialog import WeightsDialog
+    from DBSAMSegmentLib.Panel.WeightsDialog import WeightsDialog
 
     dialog = WeightsDialog()
     table = dialog.table
@@ -327,9 +327,9 @@ def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_p
 
 
 def test_a_batch_of_files_saves_segmentations_and_leaves_the_scene_as_it_was(panel, tmp_path):
-    from DBSAMSegmentLib.Batches import BatchCase
+    from DBSAMSegmentLib.Run.Batches import BatchCase
 
-    from dbsam.io import read_labelmap
+    from dbsam.io.images import read_labelmap
 
     sample = Path(__file__).resolve().parents[1] / "Resources" / "Sample"
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # Slicer's scene always has it

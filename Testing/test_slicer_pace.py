@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 pytest.importorskip("slicer")
 import slicer_scene as scenes
-from DBSAMSegmentLib.Pace import Pace
+from DBSAMSegmentLib.Run.Pace import Pace
 
-from dbsam.checkpoint_info import CheckpointInfo
 from dbsam.modeling.config import named_config
+from dbsam.weights.metadata import CheckpointInfo
 
 SHIPPED = scenes.MODULE_FOLDER / "Resources/Models/dbsam_compact.safetensors"
 UNKNOWN = 11.0
@@ -57,7 +57,8 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path):
 
 def test_the_header_is_read_without_torch():
     code = (
-        "import sys; from DBSAMSegmentLib.Pace import Pace; assert Pace().secondsPerSlice(sys.argv[1], 'cpu') == 0.1;"
+        "import sys; from DBSAMSegmentLib.Run.Pace import Pace;"
+        " assert Pace().secondsPerSlice(sys.argv[1], 'cpu') == 0.1;"
         " assert not {'torch', 'safetensors.torch'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(scenes.MODULE_FOLDER)}

@@ -15,7 +15,7 @@ import slicer
 import slicer_scene as scenes
 from threshold_predictor import ThresholdSource
 
-from dbsam.weights import find_weights
+from dbsam.weights.load import find_weights
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "Resources" / "Sample"
@@ -31,7 +31,7 @@ def console(tmp_path, monkeypatch):
     host.start()
     host.new_scene()
     host.open_module("DBSAMSegment")
-    from DBSAMSegmentLib.SharedRunner import acquireRunner, releaseRunner
+    from DBSAMSegmentLib.Run.SharedRunner import acquireRunner, releaseRunner
 
     runner = acquireRunner()
     if find_weights("compact") is None:
@@ -46,7 +46,7 @@ def console(tmp_path, monkeypatch):
     releaseRunner()
     host.close_module("DBSAMSegment")
     runner.close()
-    import DBSAMSegmentLib.SharedRunner as shared
+    import DBSAMSegmentLib.Run.SharedRunner as shared
 
     shared._runner, shared._users = None, 0
     host.new_scene()

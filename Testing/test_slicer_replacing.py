@@ -8,8 +8,8 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from DBSAMSegmentLib.Geometry import GeometryError
-from DBSAMSegmentLib.KeyBoxes import RoiKeyBoxes
+from DBSAMSegmentLib.Mrml.Geometry import GeometryError
+from DBSAMSegmentLib.Panel.KeyBoxes import RoiKeyBoxes
 from slicer_stage import SHAPE, block_roi, block_volume, opened_module
 from threshold_predictor import ThresholdPredictor
 
@@ -195,7 +195,7 @@ def test_a_segmentation_that_cannot_be_written_to_is_refused_before_anything_is_
 
 
 def test_weights_that_are_not_there_are_named_before_the_time_is_asked(tmp_path, monkeypatch):
-    from DBSAMSegmentLib.Predictors import requireWeights
+    from DBSAMSegmentLib.Run.Predictors import requireWeights
 
     monkeypatch.setenv("DBSAM_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"weights of sam are not on this computer: press Weights\.\.\."):

@@ -5,12 +5,12 @@ import pytest
 
 pytest.importorskip("slicer")
 import slicer_scene  # noqa: F401  (the modules' folder is importable)
-from DBSAMSegmentLib.Geometry import VolumeSnapshot
-from DBSAMSegmentLib.Requests import RunPrompt, RunRequest, onOneSlice
+from DBSAMSegmentLib.Mrml.Geometry import VolumeSnapshot
+from DBSAMSegmentLib.Mrml.Requests import RunPrompt, RunRequest, onOneSlice
 
-import dbsam.geometry
-from dbsam.geometry import ImageGeometry, OrientedBox, slice_boxes_xyxy
-from dbsam.prompts import PromptPlan
+import dbsam.geometry.grid
+from dbsam.geometry.grid import ImageGeometry, OrientedBox, slice_boxes_xyxy
+from dbsam.preprocess.prompts import PromptPlan
 
 GRID = ImageGeometry.from_spacing((1, 1, 2), (30, 40, 50))
 TURNED = OrientedBox((15, 20, 50), np.array([[6, 4, 3], [-4, 6, 2], [0, -3, 20]]))
@@ -19,13 +19,13 @@ TURNED = OrientedBox((15, 20, 50), np.array([[6, 4, 3], [-4, 6, 2], [0, -3, 20]]
 @pytest.fixture
 def cuts(monkeypatch):
     """One entry for every slice at which a box was cut."""
-    done, cut = [], dbsam.geometry.clip_polygon
+    done, cut = [], dbsam.geometry.grid.clip_polygon
 
     def counted(*args):
         done.append(1)
         return cut(*args)
 
-    monkeypatch.setattr(dbsam.geometry, "clip_polygon", counted)
+    monkeypatch.setattr(dbsam.geometry.grid, "clip_polygon", counted)
     return done
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from DBSAMSegmentLib.NodeRequests import requestOf
+from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 SHAPE = (12, 32, 32)
@@ -99,7 +99,7 @@ ACTIONS = (
 
 
 def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
@@ -114,7 +114,7 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
             segmentation = scenes.add_segmentation(scene, volume, ["target", "other", "kept"])
             kept = np.zeros(SHAPE, bool)
             kept[0:3, 0:9, 0:9] = True
-            from DBSAMSegmentLib.SegmentWriter import SegmentMask
+            from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask
 
             runner.writer.write(volume, segmentation, [SegmentMask("kept", kept, ((0, 31), (0, 31), (0, 11)))])
             roi = scenes.add_roi(scene, (15.5, 15.5, 5.5), (20, 20, 12))
@@ -167,7 +167,7 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
 
 
 def test_closing_a_runner_takes_its_observers_off_the_scene():
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
     before = observer_count(scene)
@@ -185,8 +185,8 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     """
     host.start()
     import qt
-    from DBSAMSegmentLib.ResultTimer import ResultTimer
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Run.ResultTimer import ResultTimer
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
     voxels = np.full((120, 256, 256), -500, np.int16)
@@ -232,7 +232,7 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
 
 
 def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_under_its_limit():
-    from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
     voxels = np.full((300, 512, 512), 5, np.uint8)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("slicer")
-pytest.importorskip("dbsam.volume")
+pytest.importorskip("dbsam.inference.segmenter")
 import slicer_scene as scenes
-from DBSAMSegmentLib.NodeRequests import requestOf
-from DBSAMSegmentLib.Runs import warningsOf
-from DBSAMSegmentLib.SegmentationRunner import SegmentationError, SegmentationRunner
+from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+from DBSAMSegmentLib.Run.Runner import SegmentationError, SegmentationRunner
+from DBSAMSegmentLib.Run.Runs import warningsOf
 from threshold_predictor import ThresholdPredictor, ThresholdSource
 
 from dbsam.progress import Cancelled, CancelToken

@@ -10,9 +10,9 @@ import pytest
 from dbsam.progress import CancelToken, Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DBSAMSegment"))
-from DBSAMSegmentLib.InferenceThread import InferenceThread, Job, Priority
-from DBSAMSegmentLib.KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
-from DBSAMSegmentLib.Predictors import PredictorSource, isOutOfMemory
+from DBSAMSegmentLib.Panel.KeyBoxes import RoiKeyBoxes, decodeKeyBoxes, encodeKeyBoxes
+from DBSAMSegmentLib.Run.InferenceThread import InferenceThread, Job, Priority
+from DBSAMSegmentLib.Run.Predictors import PredictorSource, isOutOfMemory
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_the_scene_is_written_with_its_geometry_and_names(module, tmp_path):
         "liver": 1,
         "spleen": 2,
     }
-    from dbsam_training.nnunet import RawDataset
+    from dbsam_training.data.nnunet import RawDataset
 
     dataset = RawDataset(tmp_path)
     case = dataset.read_case("two_2")
@@ -66,7 +66,7 @@ def test_a_pair_is_listed_once(module):
 def test_all_segmentations_of_a_volume_are_one_case_and_no_image_is_on_both_sides(module, tmp_path):
     from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
 
-    from dbsam_training.nnunet import RawDataset
+    from dbsam_training.data.nnunet import RawDataset
 
     volume, liver, mask = pair("ct")
     spleen = segmented(volume, {"spleen": block(14, 17)})
@@ -85,8 +85,8 @@ def test_all_segmentations_of_a_volume_are_one_case_and_no_image_is_on_both_side
 def test_overlapping_structures_stay_whole(module, tmp_path):
     from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
 
-    from dbsam_training.nnunet import RawDataset
-    from dbsam_training.sources import case_faults
+    from dbsam_training.data.case import case_faults
+    from dbsam_training.data.nnunet import RawDataset
 
     masks = {"lesion": block(7, 9), "liver": block(5, 12), "vessel": block(8, 14)}
     pairs = []

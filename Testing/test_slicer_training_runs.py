@@ -73,7 +73,7 @@ def test_the_panel_trains_and_hands_over_the_weights(module, tmp_path):
     path = tmp_path / "run" / "weights.safetensors"
     assert slicer.util.getModuleLogic("DBSAMSegment").getParameterNode().model == str(path)
     host.close_module("DBSAMSegment")
-    from dbsam.checkpoint_info import read_info
+    from dbsam.weights.metadata import read_info
 
     assert [credit.name for credit in read_info(path).datasets] == ["data"]
     assert panel.startButton.isEnabled()  # without pairs: with the data that lie there
@@ -141,7 +141,7 @@ def test_the_log_grows_at_its_end_and_stays_where_it_is_read(module, monkeypatch
 
 @pytest.mark.parametrize("agreed", [False, True])
 def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch, tmp_path, agreed):
-    from DBSAMSegmentLib import Packages
+    from DBSAMSegmentLib.Panel import Packages
 
     asked, installed, started = [], [], []
     monkeypatch.setattr(Packages.importlib.util, "find_spec", lambda name: None if name == "lightning_fabric" else name)
@@ -149,7 +149,7 @@ def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch
     monkeypatch.setattr(
         slicer.util, "confirmOkCancelDisplay", lambda text, *args, **options: asked.append(text) or agreed
     )
-    monkeypatch.setattr("DBSAMSegmentLib.Packages.install", lambda missing, parent: installed.extend(missing))
+    monkeypatch.setattr("DBSAMSegmentLib.Panel.Packages.install", lambda missing, parent: installed.extend(missing))
     monkeypatch.setattr(module.logic, "train", lambda *arguments, **options: started.append(arguments))
     module.panel.onStart()
     assert "lightning-fabric" in asked[0]

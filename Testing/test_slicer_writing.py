@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("slicer")
 import slicer_scene as scenes
 import vtk
-from DBSAMSegmentLib.Geometry import GeometryError
-from DBSAMSegmentLib.Labelmaps import _leaves, modifierLabelmap
-from DBSAMSegmentLib.SegmentWriter import SegmentMask, SegmentWriter
+from DBSAMSegmentLib.Mrml.Geometry import GeometryError
+from DBSAMSegmentLib.Mrml.Labelmaps import _leaves, modifierLabelmap
+from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask, SegmentWriter
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 
 SHAPE = (8, 10, 12)

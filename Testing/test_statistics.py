@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from dbsam_training.statistics import Row, compare_models, mean_over_datasets
+from dbsam_training.evaluate.bootstrap import Row, compare_models, mean_over_datasets
 
 
 def row(dataset: str, case: str, number: int, dsc: float, model: str = "m") -> Row:

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.tracking import TrackingRule, grown, parts_touching
-from dbsam.volume import Volume, VolumeSegmentation, VolumeSegmenter
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.segmenter import Volume, VolumeSegmentation, VolumeSegmenter
+from dbsam.inference.tracking import TrackingRule, grown, parts_touching
 
 SIZE = 48
 

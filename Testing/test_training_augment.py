@@ -9,15 +9,15 @@ import pytest
 import torch
 from training_cases import grey_and_colour_store, tiny_recipe, tiny_store
 
-from dbsam_training.augment import make_batch
-from dbsam_training.batches import BatchDataset, reader
-from dbsam_training.box_draws import draw_boxes
-from dbsam_training.draws import COUNT, Draws
-from dbsam_training.recipes import AugmentOptions, PromptOptions
-from dbsam_training.resident import ResidentStore
-from dbsam_training.shapes import Shapes
-from dbsam_training.store import TrainingStore
-from dbsam_training.strict import SettingError
+from dbsam_training.batches.augment import make_batch
+from dbsam_training.batches.boxes import draw_boxes
+from dbsam_training.batches.loader import BatchDataset, reader
+from dbsam_training.batches.rng import COUNT, Draws
+from dbsam_training.batches.synthetic import Shapes
+from dbsam_training.recipe import AugmentOptions, PromptOptions
+from dbsam_training.schema import SettingError
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.store.gpu import ResidentStore
 
 STRONG = AugmentOptions(geometric=1, intensity=1, invert=0.5, repeat_channel=0.5, elastic=1, insert=0.5)
 

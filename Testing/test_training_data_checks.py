@@ -12,16 +12,17 @@ import SimpleITK as sitk
 from PIL import Image
 from training_cases import write_pictures
 
-from dbsam_training.baselines import BASELINES
 from dbsam_training.cli import main
-from dbsam_training.evaluate import Settings, evaluate
-from dbsam_training.images import read_image
-from dbsam_training.layouts import find_sources
-from dbsam_training.nnunet import CaseError, RawDataset
-from dbsam_training.prepare import BrokenDataError, prepare
-from dbsam_training.recipes import DataOptions
-from dbsam_training.store import TrainingStore
-from dbsam_training.strict import SettingError
+from dbsam_training.data.case import CaseError
+from dbsam_training.data.discover import find_sources
+from dbsam_training.data.images import read_image
+from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.evaluate.baselines import BASELINES
+from dbsam_training.evaluate.evaluate import Settings, evaluate
+from dbsam_training.recipe import DataOptions
+from dbsam_training.schema import SettingError
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.store.prepare import BrokenDataError, prepare
 
 SLICES = DataOptions(protocol="slices")
 OBJECTS = DataOptions(protocol="objects", superpixel_slices=(1, 1))
@@ -117,7 +118,7 @@ def test_without_a_split_numbered_cases_are_patients_of_their_own_and_a_fifth_is
     ],
 )
 def test_the_last_number_is_a_slices_only_where_the_rest_can_name_a_patient(cases, together):
-    from dbsam_training.splits import made_split, patients_of
+    from dbsam_training.data.splits import made_split, patients_of
 
     patients = patients_of(cases)
     assert (patients[cases[0]] == patients[cases[1]]) is together

@@ -6,12 +6,12 @@ import pytest
 import torch
 from training_cases import tiny_recipe
 
-from dbsam.checkpoint import save_checkpoint
-from dbsam.checkpoint_info import CheckpointInfo
 from dbsam.modeling.builder import build_model
-from dbsam_training.deepening import is_deeper
-from dbsam_training.starting import start_model
-from dbsam_training.strict import SettingError
+from dbsam.weights.checkpoint import save_checkpoint
+from dbsam.weights.metadata import CheckpointInfo
+from dbsam_training.schema import SettingError
+from dbsam_training.trainer.deepening import is_deeper
+from dbsam_training.trainer.init import start_model
 
 
 def deeper_recipe(base, **settings):

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from dbsam_training.layouts import find_sources
-from dbsam_training.prepare import BrokenDataError, prepare
-from dbsam_training.recipes import DataOptions
-from dbsam_training.sources import case_faults
-from dbsam_training.store import TrainingStore
+from dbsam_training.data.case import case_faults
+from dbsam_training.data.discover import find_sources
+from dbsam_training.recipe import DataOptions
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.store.prepare import BrokenDataError, prepare
 
 pytest.importorskip("highdicom")
 pytest.importorskip("rt_utils")
@@ -22,7 +22,7 @@ from pydicom import Dataset, FileDataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rt_utils import RTStructBuilder
 
-from dbsam_training.dicom_folder import overlaid
+from dbsam_training.data.dicom import overlaid
 
 SHAPE = (6, 20, 24)  # slices, rows, columns
 SPACING_MM = (3.0, 0.8, 0.5)

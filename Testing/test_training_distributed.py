@@ -13,12 +13,12 @@ import yaml
 from torch import nn
 from training_cases import tiny_recipe, tiny_store
 
-from dbsam_training import processes
-from dbsam_training.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
-from dbsam_training.processes import launch
-from dbsam_training.resume import read_log, read_state
-from dbsam_training.starting import start_model
-from dbsam_training.strict import SettingError
+from dbsam_training.schema import SettingError
+from dbsam_training.trainer import distributed
+from dbsam_training.trainer.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from dbsam_training.trainer.distributed import launch
+from dbsam_training.trainer.init import start_model
+from dbsam_training.trainer.run_folder import read_log, read_state
 
 TRAIN = Path(__file__).parents[1] / "DBSAMTraining" / "dbsam_training" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -61,7 +61,7 @@ def test_a_synchronized_batch_norm_alone_is_pytorchs():
 
 @pytest.mark.parametrize(("pays", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bfloat16_is_left_out_on_a_cpu_without_arithmetic_for_it(monkeypatch, pays, precision):
-    monkeypatch.setattr(processes, "bfloat16_pays", lambda: pays)
+    monkeypatch.setattr(distributed, "bfloat16_pays", lambda: pays)
     assert launch(tiny_recipe(run__precision="bf16-mixed").run).strategy.precision.precision == precision
 
 

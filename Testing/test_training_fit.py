@@ -16,19 +16,19 @@ import torch
 import yaml
 from training_cases import TINY_MODEL, tiny_recipe, tiny_store, write_pictures
 
-from dbsam.checkpoint import load_checkpoint
 from dbsam.modeling.builder import build_model
-from dbsam_training.averaging import averaged_copy, update_average
-from dbsam_training.export import ExportOptions, export_run
-from dbsam_training.failures import TrainingError
-from dbsam_training.fit import Trainer, fit
-from dbsam_training.nnunet import RawDataset
-from dbsam_training.prepare import prepare
-from dbsam_training.resume import CsvLog, StateError, read_log, read_state, write_state
-from dbsam_training.sampling import Sampler, learning_rate_at
-from dbsam_training.starting import start_model
-from dbsam_training.store import TrainingStore
-from dbsam_training.strict import SettingError
+from dbsam.weights.checkpoint import load_checkpoint
+from dbsam_training.batches.sampling import Sampler, learning_rate_at
+from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.schema import SettingError
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.store.prepare import prepare
+from dbsam_training.trainer.ema import averaged_copy, update_average
+from dbsam_training.trainer.export import ExportOptions, export_run
+from dbsam_training.trainer.failures import TrainingError
+from dbsam_training.trainer.init import start_model
+from dbsam_training.trainer.loop import Trainer, fit
+from dbsam_training.trainer.run_folder import CsvLog, StateError, read_log, read_state, write_state
 
 
 @pytest.fixture(scope="module", autouse=True)

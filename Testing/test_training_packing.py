@@ -10,8 +10,8 @@ import pytest
 from training_cases import grey_and_colour_store
 
 from dbsam_training.cli import main
-from dbsam_training.packing import pack, unpack
-from dbsam_training.store import StoreError, TrainingStore
+from dbsam_training.store.format import StoreError, TrainingStore
+from dbsam_training.store.packing import pack, unpack
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import SimpleITK as sitk
 from PIL import Image
 from training_cases import write_pictures
 
-from dbsam_training.dataset_info import DatasetInfo
-from dbsam_training.layouts import find_sources
-from dbsam_training.licences import is_open
-from dbsam_training.nnunet import RawDataset
-from dbsam_training.prepare import BrokenDataError, prepare
-from dbsam_training.recipes import DataOptions
-from dbsam_training.store import StoreError, TrainingStore
-from dbsam_training.tasks import load_tasks
+from dbsam_training.data.dataset_info import DatasetInfo
+from dbsam_training.data.discover import find_sources
+from dbsam_training.data.licences import is_open
+from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.data.tasks import load_tasks
+from dbsam_training.recipe import DataOptions
+from dbsam_training.store.format import StoreError, TrainingStore
+from dbsam_training.store.prepare import BrokenDataError, prepare
 
 SLICES = DataOptions(protocol="slices")
 OBJECTS = DataOptions(protocol="objects", superpixel_slices=(2, 2))

@@ -14,14 +14,14 @@ import yaml
 from training_cases import tiny_recipe, tiny_store, write_pictures
 
 from dbsam_training.cli import main
-from dbsam_training.export import ExportOptions, export_run
-from dbsam_training.fit import Trainer, fit
-from dbsam_training.nnunet import RawDataset
-from dbsam_training.prepare import prepare
-from dbsam_training.raw_writer import RawCase, write_raw_dataset
-from dbsam_training.resume import read_state
-from dbsam_training.store import TrainingStore
-from dbsam_training.strict import SettingError
+from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.data.nnunet_writer import RawCase, write_raw_dataset
+from dbsam_training.schema import SettingError
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.store.prepare import prepare
+from dbsam_training.trainer.export import ExportOptions, export_run
+from dbsam_training.trainer.loop import Trainer, fit
+from dbsam_training.trainer.run_folder import read_state
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_run_without_validation_says_so_and_its_last_state_is_exported(tmp_pat
 
 
 def test_few_cases_of_a_scene_are_all_for_training(tmp_path):
-    from dbsam.geometry import ImageGeometry
+    from dbsam.geometry.grid import ImageGeometry
 
     voxels = np.arange(24).reshape(2, 3, 4).astype(np.int16)
     geometry = ImageGeometry(np.diag([-1.0, -1.0, 1.0, 1.0]), (4, 3, 2))
@@ -87,7 +87,7 @@ def test_few_cases_of_a_scene_are_all_for_training(tmp_path):
         assert (dataset.list_cases("train"), dataset.list_cases("val")) == expected
 
 
-HOLDS = "import sys, time; from pathlib import Path; from dbsam_training.locks import sole_use\n"
+HOLDS = "import sys, time; from pathlib import Path; from dbsam_training.store.locks import sole_use\n"
 HOLDS += "with sole_use(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dbsam_training.cli import main
-from dbsam_training.recipes import load_recipe, recipe_names
-from dbsam_training.strict import SettingError
+from dbsam_training.recipe import load_recipe, recipe_names
+from dbsam_training.schema import SettingError
 
 TRAIN = Path(__file__).parents[1] / "DBSAMTraining" / "dbsam_training" / "train.py"
 
@@ -113,6 +113,6 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    monkeypatch.delitem(sys.modules, "dbsam_training.recipes")
+    monkeypatch.delitem(sys.modules, "dbsam_training.recipe")
     assert main(["recipes"]) == 1
     assert "the package yaml is missing: pip install 'dbsam[train]'" in capsys.readouterr().err

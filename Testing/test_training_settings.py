@@ -10,9 +10,9 @@ import yaml
 from training_cases import tiny_recipe, tiny_store, write_pictures
 
 from dbsam_training.cli import main
-from dbsam_training.recipes import load_recipe
-from dbsam_training.resume import CsvLog
-from dbsam_training.strict import SettingError
+from dbsam_training.recipe import load_recipe
+from dbsam_training.schema import SettingError
+from dbsam_training.trainer.run_folder import CsvLog
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_full_disk_ends_in_words_and_leaves_nothing_half_written(tmp_path, mon
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dbsam_training.store_writer.os.fsync", full)
+    monkeypatch.setattr("dbsam_training.store.writer.os.fsync", full)
     assert main(["prepare", "--config", config, "--data", data, "--output", str(tmp_path / "store")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not [path for path in (tmp_path / "store").rglob("*") if path.name.endswith(".tmp")]
@@ -82,7 +82,7 @@ def test_a_log_that_cannot_be_written_leaves_no_temporary_file(tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dbsam_training.resume.os.replace", full)
+    monkeypatch.setattr("dbsam_training.trainer.run_folder.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         CsvLog(tmp_path / "train.csv", ("step", "loss"), 0)
     assert list(tmp_path.iterdir()) == []

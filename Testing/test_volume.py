@@ -19,8 +19,8 @@ from phantoms import (
 )
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.volume import SliceBoxes, Volume
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.segmenter import SliceBoxes, Volume
 
 
 @pytest.mark.parametrize("strategy", ["box", "track"])

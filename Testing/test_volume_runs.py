@@ -16,12 +16,12 @@ from phantoms import (
 )
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cache import EmbeddingCache
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam.image import Volume
-from dbsam.pacing import SliceCost
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.embedding_cache import EmbeddingCache
+from dbsam.inference.eta import SliceCost
+from dbsam.inference.segmenter import SliceReport, VolumeSegmentation, VolumeSegmenter
+from dbsam.preprocess.volume import Volume
 from dbsam.progress import Cancelled, CancelToken, Progress
-from dbsam.volume import SliceReport, VolumeSegmentation, VolumeSegmenter
 
 
 def test_the_next_prompt_on_the_same_slices_needs_no_encoder() -> None:

@@ -12,16 +12,17 @@ import torch
 from segment_anything import sam_model_registry
 from torch import nn
 
-from dbsam import digests, weights, weights_registry
-from dbsam.checkpoint import load_base, save_checkpoint
-from dbsam.checkpoint_info import BaseReference, CheckpointError, CheckpointInfo
-from dbsam.description import describe
-from dbsam.device import choose_device, move_model
-from dbsam.download import Digest, RemoteFile, digest_of
+from dbsam.inference.device import choose_device, move_model
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import SYSTEMS, named_config
-from dbsam.weights import WeightsNotFoundError, clear_weights, find_weights, list_weights, load_model
-from dbsam.weights_registry import REGISTRY
+from dbsam.weights import cache_dir, registry
+from dbsam.weights import load as weights
+from dbsam.weights.checkpoint import load_base, save_checkpoint
+from dbsam.weights.download import Digest, RemoteFile, digest_of
+from dbsam.weights.load import WeightsNotFoundError, clear_weights, find_weights, list_weights, load_model
+from dbsam.weights.metadata import BaseReference, CheckpointError, CheckpointInfo
+from dbsam.weights.registry import REGISTRY
+from dbsam.weights.summary import describe
 
 
 @pytest.fixture(autouse=True)
@@ -92,29 +93,29 @@ def test_the_cache_folder_is_the_platforms_own(
 ) -> None:
     for name in ("DBSAM_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(digests.sys, "platform", platform)
+    monkeypatch.setattr(cache_dir.sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     if variable:
         monkeypatch.setenv(variable, str(tmp_path / "given"))
-    assert digests.cache_folder() == tmp_path / expected
+    assert cache_dir.cache_folder() == tmp_path / expected
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"first")
-    assert digests.remembered_digest(path, "sha256") == hashlib.sha256(b"first").hexdigest()
+    assert cache_dir.remembered_digest(path, "sha256") == hashlib.sha256(b"first").hexdigest()
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "digest_of", lambda *_: pytest.fail("computed again"))
-        assert digests.remembered_digest(path, "sha256") == hashlib.sha256(b"first").hexdigest()
+        patch.setattr(cache_dir, "digest_of", lambda *_: pytest.fail("computed again"))
+        assert cache_dir.remembered_digest(path, "sha256") == hashlib.sha256(b"first").hexdigest()
     path.write_bytes(b"second")
-    assert digests.remembered_digest(path, "sha256") == hashlib.sha256(b"second").hexdigest()
-    assert digests.remembered_digest(path, "md5") == hashlib.md5(b"second").hexdigest()
+    assert cache_dir.remembered_digest(path, "sha256") == hashlib.sha256(b"second").hexdigest()
+    assert cache_dir.remembered_digest(path, "md5") == hashlib.md5(b"second").hexdigest()
 
 
 def test_a_digest_is_computed_where_nothing_can_be_remembered(tmp_path: Path, cache: Path) -> None:
     cache.write_text("a file where the cache folder should be")
     (tmp_path / "file").write_bytes(b"first")
-    assert digests.remembered_digest(tmp_path / "file", "sha256") == hashlib.sha256(b"first").hexdigest()
+    assert cache_dir.remembered_digest(tmp_path / "file", "sha256") == hashlib.sha256(b"first").hexdigest()
 
 
 def test_sam_loads_strictly_from_the_cache_folder(published_sam: Path) -> None:
@@ -213,7 +214,7 @@ def test_missing_compact_weights_name_where_they_should_be(tmp_path: Path, monke
 
 def test_the_shipped_folder_is_the_extensions() -> None:
     root = Path(__file__).resolve().parent.parent
-    assert weights_registry.shipped_folders()[0] == root / "DBSAMSegment" / "Resources" / "Models"
+    assert registry.shipped_folders()[0] == root / "DBSAMSegment" / "Resources" / "Models"
 
 
 def test_weights_that_nobody_published_say_so(cache: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dbsam
-from dbsam.geometry import ImageGeometry, OrientedBox
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
 
 SHAPE_KJI = (12, 64, 64)
 HALF_KJI = np.array([4.0, 9.0, 14.0])

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.predictor import DecodedMasks
-from dbsam.preprocessing import Region, box_region, resample_slice, slice_region
+from dbsam.inference.predictor import DecodedMasks
+from dbsam.preprocess.sampling import Region, box_region, resample_slice, slice_region
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Crop:
 
 @dataclass
 class ThresholdPredictor:
-    """Implements `dbsam.predictor.SlicePredictor`.
+    """Implements `dbsam.inference.predictor.SlicePredictor`.
 
     Attributes:
         sees: "box" encodes a square region round the box, like the compact model; "slice" the whole slice, like SAM.

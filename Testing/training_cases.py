@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dbsam_training.nnunet import RawDataset
-from dbsam_training.prepare import prepare
-from dbsam_training.recipes import Recipe, load_recipe
+from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.recipe import Recipe, load_recipe
+from dbsam_training.store.prepare import prepare
 
 TINY_MODEL = {
     "image_size": 32,

@@ -14,8 +14,8 @@ import torch
 from timing import alone, flops_of, interleaved, matrix_rate, peak_memory_mb, phantom, print_table
 
 import dbsam
-from dbsam.predictor import ModelPredictor
-from dbsam.volume import VolumeSegmentation, VolumeSegmenter
+from dbsam.inference.predictor import ModelPredictor
+from dbsam.inference.segmenter import VolumeSegmentation, VolumeSegmenter
 
 SIDE = 512
 

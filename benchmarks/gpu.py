@@ -27,7 +27,7 @@ from timing import flops_of, matrix_rate, once, peak_memory_mb, print_table, ran
 from torch import Tensor
 from training_step import Step
 
-from dbsam.modeling import attention
+from dbsam.modeling import sam_attention
 from dbsam.modeling.dbsam import DBSAM
 
 ROUNDS = 3
@@ -216,7 +216,7 @@ def _forward_backward(model: DBSAM) -> None:
 
 def network_flops(case: Callable[[], Any]) -> float:
     """Arithmetic of a call on the device "meta", with the attention that pads nothing and computes nothing again."""
-    with mock.patch.object(attention, "attend_by_extra_channels", _attend):
+    with mock.patch.object(sam_attention, "attend_by_extra_channels", _attend):
         return flops_of(case)
 
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dbsam_training.resume import read_log, read_state
+from dbsam_training.trainer.run_folder import read_log, read_state
 
 TRAIN = Path(__file__).parents[1] / "DBSAMTraining" / "dbsam_training" / "train.py"
 

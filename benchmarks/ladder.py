@@ -19,11 +19,11 @@ import numpy as np
 from timing import print_table
 
 from dbsam_training.cli import main as dbsam_train
-from dbsam_training.dataset_info import DatasetInfo
-from dbsam_training.evaluate import PROMPTS
-from dbsam_training.layouts import find_sources
-from dbsam_training.statistics import Row, compare_models, group_by, mean_over_datasets
-from dbsam_training.summary import GROUPS, METRICS
+from dbsam_training.data.dataset_info import DatasetInfo
+from dbsam_training.data.discover import find_sources
+from dbsam_training.evaluate.bootstrap import Row, compare_models, group_by, mean_over_datasets
+from dbsam_training.evaluate.evaluate import PROMPTS
+from dbsam_training.evaluate.summary import GROUPS, METRICS
 
 BASE = "base"
 ROWS = {

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from timing import print_table
 
 import dbsam
-from dbsam.geometry import ImageGeometry, OrientedBox
-from dbsam_training.metrics import dice
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam_training.evaluate.metrics import dice
 
 COUNT = 24
 SLICES = 12

@@ -48,10 +48,10 @@ def main() -> None:
 
 def measure(folder: Path, count: int, side: int) -> dict[str, float]:
     """Prepare `count` slices, read them, and remove everything again."""
-    from dbsam_training.layouts import find_sources
-    from dbsam_training.prepare import prepare
-    from dbsam_training.recipes import DataOptions
-    from dbsam_training.store import TrainingStore
+    from dbsam_training.data.discover import find_sources
+    from dbsam_training.recipe import DataOptions
+    from dbsam_training.store.format import TrainingStore
+    from dbsam_training.store.prepare import prepare
 
     work = folder / f"scale{count}"
     shutil.rmtree(work, ignore_errors=True)

@@ -17,8 +17,8 @@ from timing import interleaved, phantom, print_table
 from torch import get_num_threads
 
 import dbsam
-from dbsam.predictor import ModelPredictor
-from dbsam.volume import VolumeSegmenter
+from dbsam.inference.predictor import ModelPredictor
+from dbsam.inference.segmenter import VolumeSegmenter
 
 
 def main() -> None:

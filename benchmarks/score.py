@@ -9,8 +9,8 @@ import argparse
 
 import numpy as np
 
-from dbsam.io import read_labelmap
-from dbsam_training.metrics import dice, surface_dice
+from dbsam.io.images import read_labelmap
+from dbsam_training.evaluate.metrics import dice, surface_dice
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from timing import print_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("DBSAMSegment/DBSAMSegment.py", "DBSAMSegment/SegmentEditorDBSAM.py", "DBSAMTraining/DBSAMTraining.py")
-ENGINE = "import dbsam.api, dbsam.volume, dbsam.predictor, dbsam.weights, dbsam.modeling.builder"
+ENGINE = "import dbsam.api, dbsam.inference.segmenter, dbsam.weights.load, dbsam.modeling.builder"
 PYTHON = "Python alone"
 CODE = {
     PYTHON: "pass",

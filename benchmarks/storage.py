@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dbsam_training.store import TrainingStore
+from dbsam_training.store.format import TrainingStore
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from timing import alone, flops_of, interleaved, matrix_rate, peak_memory_mb, print_table, random_model
 from torch import Tensor, nn
 
-from dbsam_training.losses import cross_entropy_dice
+from dbsam_training.trainer.losses import cross_entropy_dice
 
 NAMES = ("plain loop", "SAM, ours", "DB-SAM", "DB-SAM, checkpointing")
 

@@ -24,10 +24,10 @@ import yaml
 from timing import print_table
 
 from dbsam_training.cli import main as dbsam_train
-from dbsam_training.dataset_info import DatasetInfo
-from dbsam_training.layouts import find_sources
-from dbsam_training.licences import is_open
-from dbsam_training.superpixels import DATASET_NAME as SUPERPIXELS
+from dbsam_training.data.dataset_info import DatasetInfo
+from dbsam_training.data.discover import find_sources
+from dbsam_training.data.licences import is_open
+from dbsam_training.store.superpixels import DATASET_NAME as SUPERPIXELS
 
 RECIPE = "compact"
 SMALL = {"depth": 6, "stage_ends": [2, 5], "conv_stage_depth": 1, "image_size": 64, "conv_image_size": 64}

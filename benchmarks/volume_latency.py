@@ -19,7 +19,7 @@ from timing import alone, peak_memory_mb, phantom, print_table
 from torch import get_num_threads
 
 import dbsam
-from dbsam.volume import VolumeSegmenter
+from dbsam.inference.segmenter import VolumeSegmenter
 
 STEPS = ("first run", "moved ROI", "other axis")
 

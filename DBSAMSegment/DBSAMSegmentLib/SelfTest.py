@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 import vtk
 
-from .Packages import missingPackages
+from .Panel.Packages import missingPackages
 
 
 class BrightInsideBox:
@@ -20,7 +20,7 @@ class BrightInsideBox:
 
     def region_for(self, box_xyxy: np.ndarray, slice_hw: tuple[int, int], spacing_xy: tuple[float, float]) -> Any:
         """The whole slice."""
-        from dbsam.preprocessing import slice_region
+        from dbsam.preprocess.sampling import slice_region
 
         return slice_region(slice_hw, spacing_xy, square=True)
 
@@ -30,7 +30,7 @@ class BrightInsideBox:
 
     def encode(self, images: Any, regions: Any) -> list[Any]:
         """The slices, resampled."""
-        from dbsam.preprocessing import resample_slice
+        from dbsam.preprocess.sampling import resample_slice
 
         return [
             _ResampledSlice(resample_slice(image, region, 128)[0][..., 0], region)
@@ -39,7 +39,7 @@ class BrightInsideBox:
 
     def decode(self, embedding: Any, boxes_xyxy: np.ndarray) -> Any:
         """Logits that are positive in bright pixels of the box."""
-        from dbsam.predictor import DecodedMasks
+        from dbsam.inference.predictor import DecodedMasks
 
         y, x = np.indices(embedding.pixels.shape)
         logits = []
@@ -114,7 +114,7 @@ def checkCompactRun(logicClass: Any) -> None:
     missing = missingPackages()
     if missing:
         raise unittest.SkipTest(f"{', '.join(missing)} not installed")
-    from dbsam.weights import find_weights
+    from dbsam.weights.load import find_weights
 
     if find_weights("compact") is None:
         raise unittest.SkipTest("the compact weights are not there")

@@ -8,8 +8,8 @@ from typing import Any
 import ctk
 import qt
 import slicer
-from DBSAMSegmentLib.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
-from DBSAMSegmentLib.Packages import ensurePackages
+from DBSAMSegmentLib.Panel.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from DBSAMSegmentLib.Panel.Packages import ensurePackages
 from slicer.i18n import tr as _
 
 SCOPES = (("slice", _("This slice")), ("roi", _("All slices of the ROI")))
@@ -113,7 +113,7 @@ class EffectOptions:
         with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
             if not ensurePackages(self.weightsButton.window()):
                 return
-            from DBSAMSegmentLib.WeightsDialog import chooseModel
+            from DBSAMSegmentLib.Panel.WeightsDialog import chooseModel
 
             chosen = chooseModel(self.weightsButton.window(), self._effect.parameter("Model"))
             if chosen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
-from DBSAMSegmentLib.SegmentationRunner import SegmentationRunner
+from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 from DBSAMSegmentLib.SelfTest import BrightInsideBoxSource, brightBlockScene
 
 

@@ -88,7 +88,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def activate(self):
         """The effect was chosen."""
-        from DBSAMSegmentLib.SlicePreview import SlicePreview
+        from DBSAMSegmentLib.Panel.SlicePreview import SlicePreview
 
         self._outlines = SlicePreview()
         self.updateGUIFromMRML()
@@ -139,7 +139,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 return False
             action()
             return True
-        from DBSAMSegmentLib.Views import isPlacing
+        from DBSAMSegmentLib.Mrml.Views import isPlacing
 
         if viewWidget.className() != "qMRMLSliceWidget" or isPlacing(slicer.mrmlScene):
             return False
@@ -168,8 +168,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def onBoxDrawn(self, viewWidget, firstXy, secondXy):
         """Previews the box on the volume's slice under the view."""
-        from DBSAMSegmentLib.Packages import ensurePackages
-        from DBSAMSegmentLib.SliceViews import boxOfRectangle, describe
+        from DBSAMSegmentLib.Mrml.SliceViews import boxOfRectangle, describe
+        from DBSAMSegmentLib.Panel.Packages import ensurePackages
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
             return
@@ -185,9 +185,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             index: the slice.
             box_xyxy: x_min, y_min, x_max, y_max in continuous pixel coordinates.
         """
-        from DBSAMSegmentLib.NodeRequests import sliceRequestOf
+        from DBSAMSegmentLib.Mrml.NodeRequests import sliceRequestOf
 
-        from dbsam.volume import SliceBoxes
+        from dbsam.inference.segmenter import SliceBoxes
 
         volumeNode = self._volume()
         self._drop()
@@ -200,7 +200,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 self._status(str(job.error))
             elif not job.cancelled and not job.cancel.cancelled and volumeNode.GetScene() is not None:
                 self._preview = (job.result[0], request)
-                from DBSAMSegmentLib.Views import sliceWidgets
+                from DBSAMSegmentLib.Mrml.Views import sliceWidgets
 
                 self._outlines.show(job.result[0], index, volumeNode, sliceWidgets())
             self.updateGUIFromMRML()
@@ -232,10 +232,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.updateGUIFromMRML()
 
     def _startRoi(self):
-        from DBSAMSegmentLib.NodeRequests import requestOf
-        from DBSAMSegmentLib.Packages import ensurePackages
-        from DBSAMSegmentLib.SegmentWriter import requireWritable
-        from DBSAMSegmentLib.Tokens import newCancelToken
+        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+        from DBSAMSegmentLib.Panel.Packages import ensurePackages
+        from DBSAMSegmentLib.Run.Tokens import newCancelToken
+        from DBSAMSegmentLib.Write.SegmentWriter import requireWritable
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
             return
@@ -272,8 +272,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _write(self, result, request):
         """Gives the mask to the editor: one undo state, its masking, its overwrite mode."""
-        from DBSAMSegmentLib.EffectWriting import writeThroughEffect
-        from DBSAMSegmentLib.Runs import warningsOf
+        from DBSAMSegmentLib.Run.Runs import warningsOf
+        from DBSAMSegmentLib.Write.EffectWriting import writeThroughEffect
 
         volumeNode, segmentationNode = self._volume(), self._segmentation()
         self._runnerInUse().requireCurrent(request, volumeNode, segmentationNode)
@@ -291,7 +291,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return {key: self.scriptedEffect.parameter(name) for key, name in names.items()}
 
     def _onProgress(self, progress):
-        from DBSAMSegmentLib.Durations import progressText
+        from DBSAMSegmentLib.Panel.Durations import progressText
 
         self.options.progressBar.setRange(0, progress.total)
         self.options.progressBar.value = progress.done
@@ -336,14 +336,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _runnerInUse(self):
         if self._runner is None:
-            from DBSAMSegmentLib.SharedRunner import acquireRunner
+            from DBSAMSegmentLib.Run.SharedRunner import acquireRunner
 
             self._runner, self._ownsRunner = acquireRunner(), True
         return self._runner
 
     def _timerInUse(self):
         if self._timer is None:
-            from DBSAMSegmentLib.ResultTimer import ResultTimer
+            from DBSAMSegmentLib.Run.ResultTimer import ResultTimer
 
             self._timer = ResultTimer(self._runnerInUse().thread)
         return self._timer
@@ -353,7 +353,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self._timer.close()
             self._timer = None
         if self._ownsRunner:
-            from DBSAMSegmentLib.SharedRunner import releaseRunner
+            from DBSAMSegmentLib.Run.SharedRunner import releaseRunner
 
             releaseRunner()
         self._runner, self._ownsRunner = None, False

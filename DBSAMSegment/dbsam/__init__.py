@@ -17,36 +17,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dbsam.api import load_predictor as load_predictor
     from dbsam.api import segment as segment
-    from dbsam.geometry import ImageGeometry as ImageGeometry
-    from dbsam.geometry import OrientedBox as OrientedBox
-    from dbsam.io import read_labelmap as read_labelmap
-    from dbsam.io import read_volume as read_volume
-    from dbsam.io import write_labelmap as write_labelmap
-    from dbsam.markups import read_roi as read_roi
-    from dbsam.markups import write_roi as write_roi
-    from dbsam.segmentation import Segment as Segment
-    from dbsam.segmentation import write_segmentation as write_segmentation
-    from dbsam.volume import SliceBoxes as SliceBoxes
-    from dbsam.volume import Volume as Volume
-    from dbsam.volume import VolumeSegmentation as VolumeSegmentation
+    from dbsam.geometry.grid import ImageGeometry as ImageGeometry
+    from dbsam.geometry.grid import OrientedBox as OrientedBox
+    from dbsam.inference.segmenter import VolumeSegmentation as VolumeSegmentation
+    from dbsam.io.images import read_labelmap as read_labelmap
+    from dbsam.io.images import read_volume as read_volume
+    from dbsam.io.images import write_labelmap as write_labelmap
+    from dbsam.io.roi_markups import read_roi as read_roi
+    from dbsam.io.roi_markups import write_roi as write_roi
+    from dbsam.io.seg_nrrd import Segment as Segment
+    from dbsam.io.seg_nrrd import write_segmentation as write_segmentation
+    from dbsam.preprocess.prompts import SliceBoxes as SliceBoxes
+    from dbsam.preprocess.volume import Volume as Volume
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "load_predictor": "api",
     "segment": "api",
-    "ImageGeometry": "geometry",
-    "OrientedBox": "geometry",
-    "read_labelmap": "io",
-    "read_volume": "io",
-    "write_labelmap": "io",
-    "read_roi": "markups",
-    "write_roi": "markups",
-    "Segment": "segmentation",
-    "write_segmentation": "segmentation",
-    "SliceBoxes": "volume",
-    "Volume": "volume",
-    "VolumeSegmentation": "volume",
+    "ImageGeometry": "geometry.grid",
+    "OrientedBox": "geometry.grid",
+    "read_labelmap": "io.images",
+    "read_volume": "io.images",
+    "write_labelmap": "io.images",
+    "read_roi": "io.roi_markups",
+    "write_roi": "io.roi_markups",
+    "Segment": "io.seg_nrrd",
+    "write_segmentation": "io.seg_nrrd",
+    "SliceBoxes": "preprocess.prompts",
+    "Volume": "preprocess.volume",
+    "VolumeSegmentation": "inference.segmenter",
 }
 
 __all__ = ["__version__", *_HOMES]

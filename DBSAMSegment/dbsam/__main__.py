@@ -2,6 +2,6 @@
 
 import sys
 
-from dbsam.cli import main
+from dbsam.cli.main import main
 
 sys.exit(main())

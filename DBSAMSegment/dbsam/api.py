@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbsam.geometry import OrientedBox
-from dbsam.markups import MarkupsRoi, read_roi, refuse_inside_out
-from dbsam.predictor import DeviceError
+from dbsam.geometry.grid import OrientedBox
+from dbsam.inference.predictor import DeviceError
+from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
 
 if TYPE_CHECKING:
-    from dbsam.cache import EmbeddingCache
-    from dbsam.intensity import IntensityRule
-    from dbsam.predictor import ModelPredictor, SlicePredictor
+    from dbsam.inference.embedding_cache import EmbeddingCache
+    from dbsam.inference.predictor import ModelPredictor, SlicePredictor
+    from dbsam.inference.segmenter import SliceBoxes, Volume, VolumeSegmentation
+    from dbsam.preprocess.intensity import IntensityRule
     from dbsam.progress import CancelToken, ProgressCallback
-    from dbsam.volume import SliceBoxes, Volume, VolumeSegmentation
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ def load_predictor(
         DeviceError: This computer has no such device.
         ValueError: There is no such precision.
     """
-    from dbsam.device import choose_precision
-    from dbsam.predictor import ModelPredictor
-    from dbsam.weights import load_model
+    from dbsam.inference.device import choose_precision
+    from dbsam.inference.predictor import ModelPredictor
+    from dbsam.weights.load import load_model
 
     name = model if isinstance(model, str) else Path(model)
     base_name = base if base is None or isinstance(base, str) else Path(base)
@@ -101,10 +101,10 @@ def segment(
         CheckpointError: The model's weights cannot be used.
         Cancelled: `cancel` was cancelled.
     """
-    from dbsam.volume import VolumeSegmenter
+    from dbsam.inference.segmenter import VolumeSegmenter
 
     if isinstance(volume, (str, os.PathLike)):
-        from dbsam.io import read_volume
+        from dbsam.io.images import read_volume
 
         volume = read_volume(volume)
     prompt = _single_roi(roi) if isinstance(roi, (str, os.PathLike)) else roi

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import ctk
 import qt
 import slicer
-from DBSAMSegmentLib.Packages import ensurePackages
-from DBSAMSegmentLib.SceneEvents import observeNodes
+from DBSAMSegmentLib.Mrml.SceneEvents import observeNodes
+from DBSAMSegmentLib.Panel.Packages import ensurePackages
 from slicer.i18n import tr as _
 
 from .ExportProgress import exportProgress

@@ -12,8 +12,8 @@ import numpy as np
 import slicer
 
 if TYPE_CHECKING:
-    from dbsam_training.label_ids import LabelIds
-    from dbsam_training.raw_writer import RawCase
+    from dbsam_training.data.label_ids import LabelIds
+    from dbsam_training.data.nnunet_writer import RawCase
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def exportPairs(pairs: Sequence[ScenePair], folder: Path, progress: Progress | N
         ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
             segmentations of a volume have a structure of the same name.
     """
-    from dbsam_training.label_ids import LabelIds
-    from dbsam_training.raw_writer import write_raw_dataset
+    from dbsam_training.data.label_ids import LabelIds
+    from dbsam_training.data.nnunet_writer import write_raw_dataset
 
     if not pairs:
         raise ValueError("Add at least one volume with its segmentation.")
@@ -107,9 +107,9 @@ def _refuseAmong(earlier: Sequence[_Segment], segment: _Segment, volume: str) ->
 def _cases(
     drawn: Mapping[slicer.vtkMRMLScalarVolumeNode, Sequence[_Segment]], ids: LabelIds, progress: Progress | None
 ) -> Iterator[RawCase]:
-    from DBSAMSegmentLib.Geometry import snapshotVolume
+    from DBSAMSegmentLib.Mrml.Geometry import snapshotVolume
 
-    from dbsam_training.raw_writer import RawCase
+    from dbsam_training.data.nnunet_writer import RawCase
 
     for number, (volumeNode, segments) in enumerate(drawn.items()):
         _goOn(progress, number, len(drawn), volumeNode.GetName())

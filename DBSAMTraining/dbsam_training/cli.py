@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbsam.cluster import ClusterError
-from dbsam.range_request import DownloadError
+from dbsam.cli.cluster import ClusterError
+from dbsam.weights.range_request import DownloadError
 from dbsam_training.cli_training import add_training_commands
 
 logger = logging.getLogger(__name__)
@@ -106,13 +106,13 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from dbsam_training.evaluate import Settings, evaluate
-    from dbsam_training.layouts import find_sources
-    from dbsam_training.licences import is_open
-    from dbsam_training.report import markdown_report
-    from dbsam_training.segmenters import load_segmenters
-    from dbsam_training.sheet import write_sheet
-    from dbsam_training.summary import summarise, summary_as_json
+    from dbsam_training.data.discover import find_sources
+    from dbsam_training.data.licences import is_open
+    from dbsam_training.evaluate.contact_sheet import write_sheet
+    from dbsam_training.evaluate.evaluate import Settings, evaluate
+    from dbsam_training.evaluate.report import markdown_report
+    from dbsam_training.evaluate.segmenters import load_segmenters
+    from dbsam_training.evaluate.summary import summarise, summary_as_json
 
     for name, value in (("--limit", options.limit), ("--sheet-rows", options.sheet_rows)):
         if value is not None and value < 1:

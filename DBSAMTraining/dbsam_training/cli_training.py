@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from dbsam.cluster import Workers, add_options
+from dbsam.cli.cluster import Workers, add_options
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def overrides(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from dbsam_training.recipes import load_recipe
+    from dbsam_training.recipe import load_recipe
 
     recipe = load_recipe(options.config, overrides(options))
     _fill(options, options.output, recipe.data, Workers.of(options))
@@ -177,14 +177,14 @@ def _fill(
     options: argparse.Namespace, store: Path, data: Any, workers: Workers | None = None, run: Path | None = None
 ) -> None:
     """Prepare a store; that of a run which has begun is only completed."""
-    from dbsam.terminal import ProgressBar
-    from dbsam_training.layouts import find_sources
-    from dbsam_training.prepare import prepare
-    from dbsam_training.tasks import load_tasks
+    from dbsam.cli.terminal import ProgressBar
+    from dbsam_training.data.discover import find_sources
+    from dbsam_training.data.tasks import load_tasks
+    from dbsam_training.store.prepare import prepare
 
     sources, tasks = find_sources(options.data), load_tasks(options.tasks)
     if run is not None:
-        from dbsam_training.run_checks import check_own_store
+        from dbsam_training.trainer.checks import check_own_store
 
         check_own_store(run, store, sources, data, tasks)
     with ProgressBar("preparing") as bar:
@@ -194,8 +194,8 @@ def _fill(
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from dbsam.terminal import ProgressBar
-    from dbsam_training.packing import pack
+    from dbsam.cli.terminal import ProgressBar
+    from dbsam_training.store.packing import pack
 
     with ProgressBar("packing") as bar:
         pack(options.store, options.output, options.quality, options.split, bar)
@@ -204,8 +204,8 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _unpack(options: argparse.Namespace) -> int:
-    from dbsam.terminal import ProgressBar
-    from dbsam_training.packing import unpack
+    from dbsam.cli.terminal import ProgressBar
+    from dbsam_training.store.packing import unpack
 
     with ProgressBar("unpacking") as bar:
         unpack(options.file, options.output, bar)
@@ -213,13 +213,13 @@ def _unpack(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from dbsam.checkpoint_info import CheckpointError
-    from dbsam_training.failures import TrainingError
-    from dbsam_training.fit import fit
-    from dbsam_training.locks import sole_use
-    from dbsam_training.processes import is_first_process, launch
-    from dbsam_training.recipes import load_recipe
-    from dbsam_training.resume import StateError
+    from dbsam.weights.metadata import CheckpointError
+    from dbsam_training.recipe import load_recipe
+    from dbsam_training.store.locks import sole_use
+    from dbsam_training.trainer.distributed import is_first_process, launch
+    from dbsam_training.trainer.failures import TrainingError
+    from dbsam_training.trainer.loop import fit
+    from dbsam_training.trainer.run_folder import StateError
 
     if not options.store and not options.data:
         raise ValueError("Give --store (from dbsam-train prepare) or --data.")
@@ -241,9 +241,9 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from dbsam.checkpoint_info import CheckpointError
-    from dbsam_training.export import ExportOptions, export_run
-    from dbsam_training.resume import StateError
+    from dbsam.weights.metadata import CheckpointError
+    from dbsam_training.trainer.export import ExportOptions, export_run
+    from dbsam_training.trainer.run_folder import StateError
 
     chosen = ExportOptions(
         state=options.state,
@@ -267,7 +267,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _recipes(_: argparse.Namespace) -> int:
-    from dbsam_training.recipes import load_recipe, recipe_names
+    from dbsam_training.recipe import load_recipe, recipe_names
 
     for name in recipe_names():
         print(f"{name:28} {load_recipe(name).description}")

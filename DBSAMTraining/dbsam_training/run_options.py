@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dbsam_training.strict import SettingError
+from dbsam_training.schema import SettingError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from dbsam.geometry import FloatArray, ImageGeometry, OrientedBox
-from dbsam.markups import MarkupsRoi, write_roi
+from dbsam.geometry.grid import FloatArray, ImageGeometry, OrientedBox
+from dbsam.io.roi_markups import MarkupsRoi, write_roi
 
 BoolArray = NDArray[np.bool_]
 MARGIN_MM = 3.0  # between target and ROI

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dbsam.modeling.attention import block_forward
 from dbsam.modeling.bilateral_attention import BilateralCrossAttention
 from dbsam.modeling.channel_attention import ChannelAttentionBlock
 from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.convolution_branch import ConvolutionBranch
 from dbsam.modeling.fusion import ViTConvFusion
+from dbsam.modeling.sam_attention import block_forward
 
 
 def vit_arguments(config: DBSAMConfig) -> dict[str, Any]:

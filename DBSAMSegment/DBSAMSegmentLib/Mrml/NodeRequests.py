@@ -1,0 +1,79 @@
+"""Takes out of nodes what a run needs, and refuses what can't be used; on the main thread."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import slicer
+
+from .Geometry import displayedWindow, roiBox, snapshotVolume
+from .Requests import KeyBoxes, RunPrompt, RunRequest, withKeyBoxes
+
+_AS_DISPLAYED = "displayed"
+
+
+def requestOf(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode],
+    segmentIds: Sequence[str | None] | None = None,
+    segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+    *,
+    model: str = "compact",
+    device: str = "auto",
+    axis: str | int = "auto",
+    strategy: str = "track",
+    intensity: Any = "auto",
+    keyBoxes: Sequence[KeyBoxes | None] | None = None,
+) -> RunRequest:
+    """Checks the nodes and takes everything out of them that a run needs.
+
+    Raises:
+        ValueError: an input that can't be used; the message says what to do.
+    """
+    if not roiNodes:
+        raise ValueError("No ROI is selected: place one around the structure, or choose one.")
+    for name, values in (("segmentIds", segmentIds), ("keyBoxes", keyBoxes)):
+        if values is not None and len(values) != len(roiNodes):
+            raise ValueError(f"{name} has {len(values)} entries for {len(roiNodes)} ROIs: give one for each ROI.")
+    snapshot = snapshotVolume(volumeNode)
+    axisIndex = snapshot.geometry.axis_index(axis)
+    prompts = []
+    for number, roiNode in enumerate(roiNodes):
+        box: Any = roiBox(roiNode, volumeNode)
+        if keyBoxes is not None and keyBoxes[number]:
+            box = withKeyBoxes(box, snapshot.geometry, axisIndex, keyBoxes[number])
+        segmentId = segmentIds[number] if segmentIds is not None else None
+        if not segmentId and segmentationNode is not None:
+            taken = {*(segmentIds or ()), *(prompt.segmentId for prompt in prompts)}
+            segmentId = _segmentOfName(segmentationNode, roiNode.GetName(), taken)
+        prompts.append(RunPrompt(roiNode.GetName(), box, segmentId or ""))
+    shown = intensityOf(volumeNode, intensity)
+    return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, shown)
+
+
+def _segmentOfName(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, name: str, taken: Collection[str | None]
+) -> str | None:
+    """The first segment of exactly this name that isn't another box's; Slicer's own search ignores case."""
+    segmentation = segmentationNode.GetSegmentation()
+    named = (one for one in segmentation.GetSegmentIDs() if segmentation.GetSegment(one).GetName() == name)
+    return next((one for one in named if one not in taken), None)
+
+
+def sliceRequestOf(volumeNode: slicer.vtkMRMLScalarVolumeNode, prompt: Any, axis: int, **settings: Any) -> RunRequest:
+    """The request of rectangles on slices, without an ROI.
+
+    Args:
+        volumeNode: the volume.
+        prompt: a `dbsam.inference.segmenter.SliceBoxes`.
+        axis: 0, 1, 2 for slices along I, J, K.
+        settings: model, device, strategy and intensity, as `requestOf` takes them.
+    """
+    settings["intensity"] = intensityOf(volumeNode, settings["intensity"])
+    return RunRequest(snapshotVolume(volumeNode), (RunPrompt("", prompt),), axis=axis, **settings)
+
+
+def intensityOf(volumeNode: slicer.vtkMRMLScalarVolumeNode, intensity: Any) -> Any:
+    """The rule itself, or (level, width) of the volume's display for "displayed"."""
+    return displayedWindow(volumeNode) if intensity == _AS_DISPLAYED else intensity

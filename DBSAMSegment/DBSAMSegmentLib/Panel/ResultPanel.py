@@ -1,0 +1,182 @@
+"""The slices of the last run: confidence, warnings, and boxes corrected on single slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ..Mrml.Geometry import roiBox, volumeGeometry
+from ..Mrml.SliceViews import AXIS_LETTERS, setRoiInWorld, showSlice, worldBoxOfSlice
+from ..Mrml.Views import sliceWidgets, viewAlong
+from .ConfidencePlot import ConfidencePlot
+
+if TYPE_CHECKING:
+    from ..Run.Runs import RunReport, SegmentReport
+
+
+class ResultPanel:
+    """Shows the report of the last run and lets the user correct its boxes.
+
+    Args:
+        ui: the panel's widgets.
+        currentVolume: the volume that is segmented.
+        onRedo: called with the segment's report, the slice and its corrected box (xyxy).
+        onClear: called when the corrections of the shown segment are to be forgotten.
+
+    Attributes:
+        report: what is shown; None for nothing.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        currentVolume: Callable[[], slicer.vtkMRMLScalarVolumeNode | None],
+        onRedo: Callable[[SegmentReport, int, list[float]], None],
+        onClear: Callable[[SegmentReport], None],
+    ) -> None:
+        self.ui = ui
+        self._currentVolume = currentVolume
+        self._onRedo = onRedo
+        self._onClear = onClear
+        self.report: RunReport | None = None
+        self._correction: tuple[slicer.vtkMRMLMarkupsROINode, int] | None = None
+        self.plot = ConfidencePlot(self.goToSlice)
+        ui.plotContainer.layout().addWidget(self.plot)
+        ui.resultCombo.connect("currentIndexChanged(int)", self._onSegmentChosen)
+        ui.correctButton.connect("clicked()", self.onCorrect)
+        ui.redoFromHereButton.connect("clicked()", self.onRedoFromHere)
+        ui.clearKeyBoxesButton.connect("clicked()", self.onClearKeyBoxes)
+        self.show(None)
+
+    def close(self) -> None:
+        """Disconnects and removes the box that is being corrected."""
+        self.endCorrection()
+        self.ui.resultCombo.disconnect("currentIndexChanged(int)", self._onSegmentChosen)
+        self.ui.correctButton.disconnect("clicked()", self.onCorrect)
+        self.ui.redoFromHereButton.disconnect("clicked()", self.onRedoFromHere)
+        self.ui.clearKeyBoxesButton.disconnect("clicked()", self.onClearKeyBoxes)
+
+    @property
+    def segment(self) -> SegmentReport | None:
+        """The report of the segment that is shown."""
+        index = self.ui.resultCombo.currentIndex
+        if self.report is None or not 0 <= index < len(self.report.segments):
+            return None
+        return self.report.segments[index]
+
+    def show(self, report: RunReport | None) -> None:
+        """Shows a run; None empties the panel."""
+        former = self.segment
+        self.endCorrection()
+        self.report = report
+        combo = self.ui.resultCombo
+        blocked = combo.blockSignals(True)
+        combo.clear()
+        for segment in report.segments if report is not None else ():
+            combo.addItem(segment.name)
+        names = [segment.name for segment in report.segments] if report is not None else []
+        if former is not None and former.name in names:
+            combo.setCurrentIndex(names.index(former.name))
+        combo.blockSignals(blocked)
+        if report is not None:
+            self.ui.resultButton.collapsed = False
+        self._onSegmentChosen()
+
+    def goToSlice(self, index: int) -> None:
+        """Moves the views that show slices along the run's axis."""
+        segment, volumeNode = self.segment, self._currentVolume()
+        if segment is not None and volumeNode is not None:
+            showSlice([widget.mrmlSliceNode() for widget in sliceWidgets()], volumeNode, segment.axis, index)
+            self.plot.setCurrentSlice(index)
+
+    def onCorrect(self) -> None:
+        """Shows the box of the slice in view as an ROI that can be dragged; it isn't saved with the scene."""
+        segment, volumeNode = self.segment, self._currentVolume()
+        if segment is None or volumeNode is None:
+            return
+        found = viewAlong(volumeNode, segment.axis)
+        if found is None:
+            letter = AXIS_LETTERS[segment.axis]
+            slicer.util.warningDisplay(_("No view shows slices along {axis}.").format(axis=letter), "DB-SAM")
+            return
+        index = found[1].index
+        reports = {report.index: report for report in segment.slices}
+        if not reports:
+            return
+        nearest = reports[min(reports, key=lambda one: abs(one - index))]
+        self.endCorrection()
+        matrix, size = worldBoxOfSlice(volumeNode, segment.axis, index, nearest.box_xyxy)
+        roiNode = volumeNode.GetScene().AddNewNodeByClass("vtkMRMLMarkupsROINode", f"Box on slice {index}")
+        roiNode.SetSaveWithScene(False)
+        roiNode.CreateDefaultDisplayNodes()
+        setRoiInWorld(roiNode, matrix, size)
+        self._correction = (roiNode, index)
+        self._update()
+
+    def onRedoFromHere(self) -> None:
+        """Computes again from the corrected slice outwards."""
+        segment, volumeNode = self.segment, self._currentVolume()
+        if segment is None or volumeNode is None or self._correction is None:
+            return
+        roiNode, index = self._correction
+        with slicer.util.tryWithErrorDisplay(_("The box can't be used.")):
+            box_xyxy = boxOnSlice(roiNode, volumeNode, segment.axis, index)
+            self._onRedo(segment, index, box_xyxy)
+            self.endCorrection()
+
+    def onClearKeyBoxes(self) -> None:
+        """Forgets all corrected boxes of the shown segment."""
+        if self.segment is not None:
+            self._onClear(self.segment)
+
+    def endCorrection(self) -> None:
+        """Removes the box that is being corrected."""
+        if self._correction is not None:
+            roiNode = self._correction[0]
+            self._correction = None
+            scene = roiNode.GetScene()
+            if scene is not None:
+                displayNode = roiNode.GetDisplayNode()
+                scene.RemoveNode(roiNode)
+                if displayNode is not None and scene.IsNodePresent(displayNode):
+                    scene.RemoveNode(displayNode)
+        self._update()
+
+    def _onSegmentChosen(self, _index: int = 0) -> None:
+        segment = self.segment
+        self.plot.setSlices(segment.slices if segment is not None else [])
+        warnings = segment.warnings if segment is not None else []
+        self.ui.warningsLabel.text = "\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings)
+        if segment is not None:
+            intensity = segment.intensity
+            text = _("Shown to the network: {low:g} to {high:g} ({name}; {reason})")
+            self.ui.intensityLabel.text = text.format(
+                low=intensity.low, high=intensity.high, name=intensity.name, reason=intensity.reason
+            )
+        self._update()
+
+    def _update(self) -> None:
+        hasResult = self.segment is not None
+        self.ui.correctButton.enabled = hasResult
+        self.ui.clearKeyBoxesButton.enabled = hasResult
+        self.ui.redoFromHereButton.enabled = self._correction is not None
+
+
+def boxOnSlice(
+    roiNode: slicer.vtkMRMLMarkupsROINode, volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int, index: int
+) -> list[float]:
+    """What an ROI covers on one slice of a volume: x_min, y_min, x_max, y_max in continuous pixel coordinates.
+
+    Raises:
+        ValueError: the ROI was moved off this slice.
+    """
+    from dbsam.geometry.grid import slice_boxes_xyxy
+
+    boxes = slice_boxes_xyxy(roiBox(roiNode, volumeNode), volumeGeometry(volumeNode), axis)
+    if index not in boxes:
+        raise ValueError(f"The box was moved off slice {index}: drag its corners in that slice's view only.")
+    return np.asarray(boxes[index]).tolist()

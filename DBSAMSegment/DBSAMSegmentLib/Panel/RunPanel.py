@@ -1,0 +1,158 @@
+"""Apply, Cancel, Undo, Redo, progress and messages of the module's panel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from ..Run.InferenceThread import Job
+from .Durations import duration, progressText
+from .Packages import ensurePackages
+
+if TYPE_CHECKING:
+    from dbsam.progress import Progress
+
+    from ..Run.ResultTimer import ResultTimer
+    from ..Run.Runner import SegmentationRunner
+    from ..Run.Runs import RunReport
+
+logger = logging.getLogger(__name__)
+
+# Longer runs are announced before they start.
+_LONG_SECONDS = 60.0
+
+
+class RunPanel:
+    """Starts one run at a time and shows how far it is.
+
+    Args:
+        ui: the panel's widgets.
+        runner: computes and writes.
+        timer: delivers the runner's results.
+        startRun: starts what the panel is set to and returns its job; raises ValueError where that can't be.
+        onDone: gets the report of a run that was written; None after undo and redo.
+        currentSegmentation: the segmentation that undo and redo are for.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        runner: SegmentationRunner,
+        timer: ResultTimer,
+        startRun: Callable[[Callable[[Job], None], Callable[[Progress], None], Callable[[float], bool]], Job | None],
+        onDone: Callable[[RunReport | None], None],
+        currentSegmentation: Callable[[], slicer.vtkMRMLSegmentationNode | None],
+    ) -> None:
+        self.ui = ui
+        self._runner = runner
+        self._timer = timer
+        self._startRun = startRun
+        self._onDone = onDone
+        self._currentSegmentation = currentSegmentation
+        self._ready = (False, "")
+        self.job: Job | None = None
+        ui.applyButton.connect("clicked()", self.onApply)
+        ui.cancelButton.connect("clicked()", self.onCancel)
+        ui.undoButton.connect("clicked()", self.onUndo)
+        ui.redoButton.connect("clicked()", self.onRedo)
+
+    def close(self) -> None:
+        """Disconnects; a running job is the runner's to cancel."""
+        self.ui.applyButton.disconnect("clicked()", self.onApply)
+        self.ui.cancelButton.disconnect("clicked()", self.onCancel)
+        self.ui.undoButton.disconnect("clicked()", self.onUndo)
+        self.ui.redoButton.disconnect("clicked()", self.onRedo)
+
+    def setReady(self, ready: bool, reason: str) -> None:
+        """Says whether Apply is possible, and if not, why."""
+        self._ready = (ready, reason)
+        self.update()
+
+    def update(self) -> None:
+        """Shows what can be clicked now."""
+        ready, reason = self._ready
+        idle = self.job is None
+        self.ui.applyButton.enabled = idle and ready
+        self.ui.applyButton.toolTip = _("Segment the boxes.") if ready else reason
+        self.ui.cancelButton.enabled = not idle
+        segmentationNode = self._currentSegmentation()
+        self.ui.undoButton.enabled = idle and self._runner.writer.canUndo(segmentationNode)
+        self.ui.redoButton.enabled = idle and self._runner.writer.canRedo(segmentationNode)
+        self.ui.progressBar.setVisible(not idle)
+
+    def onApply(self) -> None:
+        """Segments; errors are shown once, in a dialog."""
+        self.begin(self._startRun)
+
+    def begin(self, startRun: Callable[..., Job | None]) -> None:
+        """Starts a run of any kind, unless one is running."""
+        if self.job is not None:
+            return
+        with slicer.util.tryWithErrorDisplay(_("DB-SAM could not start."), waitCursor=False):
+            if self._runner.needsPackages and not ensurePackages(self.ui.applyButton.window()):
+                return
+            self.job = startRun(self._onFinished, self._onProgress, self._confirmLong)
+            if self.job is not None:
+                self.ui.progressBar.setRange(0, 0)
+                self.ui.statusLabel.text = _("Starting...")
+                self._timer.watch()
+        self.update()
+
+    def onCancel(self) -> None:
+        """Stops the run before its next slice; nothing is changed."""
+        if self.job is not None:
+            self.job.cancel.cancel()
+            self.ui.statusLabel.text = _("Cancelling...")
+
+    def onUndo(self) -> None:
+        """Takes back the last run; what was edited by hand since only if the user agrees."""
+        segmentationNode = self._currentSegmentation()
+        if self._mayStep(segmentationNode):
+            self._runner.undo(segmentationNode)
+            self._onDone(None)
+        self.update()
+
+    def onRedo(self) -> None:
+        """Brings back what was undone; the same holds."""
+        segmentationNode = self._currentSegmentation()
+        if self._mayStep(segmentationNode):
+            self._runner.redo(segmentationNode)
+            self._onDone(None)
+        self.update()
+
+    def _mayStep(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+        if not self._runner.writer.editedSince(segmentationNode):
+            return True
+        question = _("The segmentation was edited since the last run. These edits are lost by this step. Go on?")
+        return slicer.util.confirmOkCancelDisplay(question, "DB-SAM", parent=self.ui.undoButton.window())
+
+    def _confirmLong(self, seconds: float) -> bool:
+        """Asks before a run that takes long."""
+        if seconds < _LONG_SECONDS:
+            return True
+        question = _("This run will take about {time} on this device. Start it?").format(time=duration(seconds))
+        return slicer.util.confirmOkCancelDisplay(question, "DB-SAM", parent=self.ui.applyButton.window())
+
+    def _onProgress(self, progress: Progress) -> None:
+        self.ui.progressBar.setRange(0, progress.total)
+        self.ui.progressBar.value = progress.done
+        self.ui.statusLabel.text = progressText(progress)
+
+    def _onFinished(self, job: Job) -> None:
+        self.job = None
+        if job.cancelled:
+            self.ui.statusLabel.text = _("Cancelled; nothing was changed.")
+        elif job.error is not None:
+            self.ui.statusLabel.text = str(job.error)
+            logger.error("The run failed", exc_info=job.error)
+            slicer.util.errorDisplay(str(job.error), windowTitle="DB-SAM", parent=self.ui.applyButton.window())
+        else:
+            report: RunReport = job.result
+            done = _("{count} segments in {time}.") if len(report.segments) != 1 else _("{count} segment in {time}.")
+            self.ui.statusLabel.text = done.format(count=len(report.segments), time=duration(report.seconds))
+            self._onDone(report)
+        self.update()

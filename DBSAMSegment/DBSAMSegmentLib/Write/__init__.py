@@ -1,0 +1,1 @@
+"""How a mask gets into a segment."""

@@ -1,0 +1,83 @@
+"""By what a batch notices that a case is to be done again: its row, its input files, and the model."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dbsam.cli.case import Case
+
+State = list[tuple[str, int, int]]
+"""Name, size and time of change of each file that belongs to an input."""
+
+# Lie beside the slices in a DICOM folder and are none: what a batch writes, its manifest and records, ROIs.
+_NO_SLICES = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff", ".csv", ".json", ".jsonl")
+_LONGEST_HEADER = 65536
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """A path relative to a (resolved) folder if it lies in it, else whole: the same from every working folder."""
+    place = path.resolve()
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(place)
+
+
+def fingerprint(case: Case, folder: Path, inputs: dict[str, State], model: list[Any]) -> str:
+    """Changes with anything that changes the result.
+
+    Args:
+        case: The row.
+        folder: Resolved folder of the manifest.
+        inputs: See `states_of_inputs`.
+        model: See `state_of_model`.
+    """
+    row = {key: _named(value, folder) for key, value in asdict(case).items()}
+    content = {"case": row, "inputs": inputs, "model": model}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def states_of_inputs(case: Case, folder: Path) -> dict[str, State]:
+    """The state of the volume and of each ROI file."""
+    return {name_of(path, folder): _state_of(path) for path in (case.volume, *case.roi_files)}
+
+
+def state_of_model(model: str, precision: str, weights: Path | None) -> list[Any]:
+    """The model's file and precision, or its name where there is no file yet."""
+    return [precision, str(weights.resolve()) if weights else model, _state_of(weights) if weights else []]
+
+
+def _named(value: Any, folder: Path) -> Any:
+    if isinstance(value, tuple):
+        return [_named(item, folder) for item in value]
+    return name_of(value, folder) if isinstance(value, Path) else value
+
+
+def _state_of(path: Path) -> State:
+    """The state of a file and the files that it refers to, or of the slices in a DICOM folder."""
+    if path.is_dir():
+        files = [entry for entry in sorted(path.iterdir()) if not entry.name.lower().endswith(_NO_SLICES)]
+    else:
+        files = [path, *_data_files(path)]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+def _data_files(header: Path) -> list[Path]:
+    """The files that hold the voxels where they are not in the header's own (.mhd, .nhdr, .hdr)."""
+    if header.suffix.lower() in (".hdr", ".img"):
+        return [header.with_suffix(ending) for ending in (".hdr", ".img", ".IMG", ".img.gz")]
+    if header.suffix.lower() not in (".mhd", ".nhdr") or not header.is_file():
+        return []
+    with header.open("rb") as file:
+        text = file.read(_LONGEST_HEADER).decode(errors="surrogateescape")
+    # A name, a pattern such as slice%03d.raw with its numbers, or the word LIST with names on lines of their own.
+    match = re.search(r"^(?:ElementDataFile\s*=|data ?file:)(.*)", text, re.MULTILINE | re.IGNORECASE | re.DOTALL)
+    names = [line.strip() for line in match[1].splitlines() if line.strip()] if match else []
+    if not names or names[0].upper() == "LOCAL":
+        return []
+    numbered = [header.parent / name.split()[0] for name in names if "%" in name]
+    found = [file for place in numbered for file in place.parent.glob(re.sub(r"%\d*d", "*", glob.escape(place.name)))]
+    return [header.parent / name for name in names] + sorted(found)

@@ -1,0 +1,285 @@
+"""One case from files to files: a volume and its ROIs in, a segmentation or labelmap, an overlay and a report out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
+from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
+from dbsam.preprocess.prompts import PromptPlan
+
+if TYPE_CHECKING:
+    from dbsam.inference.predictor import SlicePredictor
+    from dbsam.inference.segmenter import Volume, VolumeSegmentation
+    from dbsam.progress import CancelToken, ProgressCallback
+
+logger = logging.getLogger(__name__)
+
+LOW_CONFIDENCE = 0.5
+"""A slice whose predicted IoU is lower is named in the log, to be looked at."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to segment, how, and where to write it.
+
+    Attributes:
+        volume: Image file or DICOM folder.
+        output: `.seg.nrrd` for a Slicer segmentation, or a labelmap in which the n-th segment has the value n.
+        roi_files: Slicer ROI files; every ROI becomes a segment.
+        boxes_ijk: Boxes of voxels i0, j0, k0, i1, j1, k1, both ends included; a segment each, after the ROIs.
+        boxes_xyxy: Rectangles x0, y0, x1, y1 on a 2D image, both ends included; a segment each, after the boxes.
+        axis: Slicing axis, see `ImageGeometry.axis_index`.
+        strategy: "track" or "box".
+        intensity: Name of an intensity rule, or (level, width).
+        overlay: Picture to write, if any.
+        series_uid: Which series of a DICOM folder.
+    """
+
+    volume: Path
+    output: Path
+    roi_files: tuple[Path, ...] = ()
+    boxes_ijk: tuple[tuple[int, ...], ...] = ()
+    boxes_xyxy: tuple[tuple[int, ...], ...] = ()
+    axis: str = "auto"
+    strategy: str = "track"
+    intensity: str | tuple[float, float] = "auto"
+    overlay: Path | None = None
+    series_uid: str | None = None
+
+    def check_names(self) -> None:
+        """Refuse outputs that could not be written after the work was done.
+
+        Raises:
+            ValueError: There is no prompt, a file name has an ending that nothing is written to, or an output would
+                overwrite an input.
+        """
+        from dbsam.io.images import labelmap_ending
+
+        if not (self.roi_files or self.boxes_ijk or self.boxes_xyxy):
+            raise ValueError("Nothing says where the structure is: give an ROI file or a box.")
+        if not _is_segmentation(self.output):
+            labelmap_ending(self.output)
+        if self.overlay is not None and self.overlay.suffix.lower() != ".png":
+            raise ValueError(f"{self.overlay}: the overlay is a .png picture.")
+        inputs = {path.resolve() for path in (self.volume, *self.roi_files)}
+        outputs = [path.resolve() for path in (self.output, self.overlay) if path is not None]
+        if overwritten := [path for n, path in enumerate(outputs) if path in {*inputs, *outputs[:n]}]:
+            raise ValueError(f"{overwritten[0]}: an output would overwrite an input or another output.")
+
+
+def run_case(
+    case: Case,
+    get_predictor: Callable[[], SlicePredictor],
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[str, Any]:
+    """Segment one case and write its files.
+
+    Args:
+        case: What to do.
+        get_predictor: Returns the model; called once the inputs have been read, so that a wrong path is told first.
+        progress: Called with each step.
+        cancel: Ends the work; nothing is written then.
+
+    Returns:
+        A report of JSON-ready values: files, seconds, and for each segment its size, intensity window and slices.
+
+    Raises:
+        ValueError: An input or setting is wrong; the message says which and what to do.
+        OSError: An input is missing, or an output cannot be written.
+        Cancelled: `cancel` was cancelled.
+    """
+    from dbsam.inference.segmenter import VolumeSegmenter
+    from dbsam.io.images import check_labelmap, read_volume, write_labelmap, write_png
+    from dbsam.io.overlay import render_overlay
+
+    started = time.monotonic()
+    case.check_names()
+    for path in filter(None, (case.output, case.overlay)):
+        check_place(path)
+    rois = _read_files(case)
+    volume = read_volume(case.volume, case.series_uid)
+    if not _is_segmentation(case.output):
+        check_labelmap(case.output, volume.geometry)
+    rois += _boxes(case, volume)
+    axis = volume.geometry.axis_index(case.axis)
+    for roi in rois:
+        _check_inside(roi, volume, axis)
+    segmenter = VolumeSegmenter(get_predictor())
+    results, segments = [], []
+    for roi in rois:
+        result = segmenter.segment(
+            volume,
+            roi.box,
+            axis=axis,
+            strategy=case.strategy,
+            intensity=case.intensity,
+            progress=_naming(progress, roi.name) if len(rois) > 1 else progress,
+            cancel=cancel,
+        )
+        segments.append(Segment.from_result(roi.name, result, roi.color_rgb))
+        results.append(result)
+        _warn(roi.name, result)
+    if _is_segmentation(case.output):
+        write_segmentation(case.output, segments, volume.geometry)
+    else:
+        _warn_of_overlap(segments, volume)
+        write_labelmap(case.output, combine_segments(segments, volume.geometry), volume.geometry)
+    if case.overlay is not None:
+        boxes = [roi.box for roi in rois]
+        write_png(case.overlay, render_overlay(volume, segments, boxes, results[0].intensity.apply))
+    return {
+        "volume": str(case.volume),
+        "output": str(case.output),
+        "overlay": str(case.overlay) if case.overlay else None,
+        "seconds": round(time.monotonic() - started, 3),
+        "segments": [
+            _segment_report(label, segment, result)
+            for label, (segment, result) in enumerate(zip(segments, results, strict=True), start=1)
+        ],
+    }
+
+
+def _is_segmentation(path: Path) -> bool:
+    return path.name.lower().endswith(".seg.nrrd")
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which no file can come to be.
+
+    Raises:
+        OSError: It is a folder, is below a file or a missing drive, or its folder may not be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
+    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if above is None:
+        raise FileNotFoundError(f"{path}: its drive or share {path.absolute().anchor} is not there.")
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: nothing may be written into {above}; choose another folder.")
+
+
+def _read_files(case: Case) -> list[MarkupsRoi]:
+    rois = []
+    for file in case.roi_files:
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: no such ROI file.")
+        rois += read_roi(file)
+    for roi in rois:
+        refuse_inside_out(roi)
+    return rois
+
+
+def _boxes(case: Case, volume: Volume) -> list[MarkupsRoi]:
+    """The boxes of voxels as ROIs, named like Slicer's segments."""
+    sizes = volume.geometry.dimensions_ijk
+    corners = [(box[:3], box[3:]) for box in case.boxes_ijk]
+    if case.boxes_xyxy and 1 not in sizes:
+        raise ValueError(
+            f"{case.volume} is no 2D image but a volume of {sizes} voxels: give a box of voxels (--box-ijk I0 J0 K0 I1 "
+            "J1 K1) or an ROI file."
+        )
+    for x0, y0, x1, y1 in case.boxes_xyxy:
+        low, high = [0, 0, 0], [0, 0, 0]
+        for axis, start, end in zip(slice_axes(volume.geometry.default_axis()), (x0, y0), (x1, y1), strict=True):
+            low[axis], high[axis] = start, end
+        corners.append((tuple(low), tuple(high)))
+    return [
+        MarkupsRoi(f"Segment_{number}", OrientedBox.from_ijk(low, high, volume.geometry))
+        for number, (low, high) in enumerate(corners, start=1)
+    ]
+
+
+def _check_inside(roi: MarkupsRoi, volume: Volume, axis: int) -> None:
+    if not slice_boxes_xyxy(roi.box, volume.geometry, axis):
+        raise ValueError(
+            f"The box of {roi.name!r} (centre {np.round(roi.box.center_ras, 1).tolist()} mm RAS) lies outside the "
+            f"volume of {volume.geometry.dimensions_ijk} voxels. Was it drawn on another image, or saved under a "
+            "transform?"
+        )
+    try:
+        PromptPlan(roi.box, volume.geometry, axis)
+    except ValueError as error:
+        raise ValueError(f"{roi.name!r}: {error}") from error
+
+
+def _naming(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
+    if progress is None:
+        return None
+    return lambda step: progress(replace(step, stage=f"{name}: {step.stage}"))
+
+
+def _warn(name: str, result: VolumeSegmentation) -> None:
+    if not result.mask_KJI.any():
+        logger.warning("%s: nothing was found in the box.", name)
+        return
+    found = [report for report in result.slices if report.area_pixels]
+    doubtful = [report.index for report in found if report.predicted_iou < LOW_CONFIDENCE]
+    if doubtful:
+        logger.warning("%s: low confidence on slices %s; look at them.", name, index_ranges(doubtful))
+    window = result.intensity
+    logger.info("%s: intensity %g to %g, %s.", name, window.low, window.high, window.reason)
+
+
+def index_ranges(indices: Sequence[int]) -> str:
+    """Ascending indices in few words: 3, 5 to 8, 11."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [index]
+        else:
+            ranges.append([index])
+    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
+
+
+def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
+    depth = np.zeros(volume.geometry.shape_KJI, np.uint16)
+    for segment in segments:
+        depth[segment.slices_KJI(volume.geometry)] += segment.mask_KJI != 0
+    overlap = int((depth > 1).sum())
+    if overlap:
+        logger.warning(
+            "%d voxels belong to several segments; in a labelmap the later one wins. A .seg.nrrd keeps both.", overlap
+        )
+
+
+def _segment_report(label: int, segment: Segment, result: VolumeSegmentation) -> dict[str, Any]:
+    voxels = int(np.count_nonzero(segment.mask_KJI))
+    voxel_mm3 = float(abs(np.linalg.det(result.geometry.ijk_to_ras[:3, :3])))
+    return {
+        "name": segment.name,
+        "label": label,
+        "voxels": voxels,
+        "volume_ml": round(voxels * voxel_mm3 / 1000, 3),
+        "axis": "IJK"[result.axis],
+        "strategy": result.strategy,
+        "intensity": {
+            "name": result.intensity.name,
+            "low": result.intensity.low,
+            "high": result.intensity.high,
+            "reason": result.intensity.reason,
+        },
+        "seconds": round(result.seconds, 3),
+        "slices": [
+            {
+                "index": report.index,
+                "box_xyxy": [round(float(edge), 2) for edge in report.box_xyxy],
+                "predicted_iou": round(float(report.predicted_iou), 4),
+                "touches_edge": bool(report.touches_edge),
+                "area_pixels": int(report.area_pixels),
+            }
+            for report in result.slices
+        ],
+    }

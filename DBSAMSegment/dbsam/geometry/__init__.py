@@ -1,0 +1,1 @@
+"""Where voxels and boxes lie, and how a plane cuts a box."""

@@ -1,0 +1,209 @@
+"""From slices and boxes to mask logits: what the engine asks of a model, and the model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.preprocess.sampling import Region, box_region, resample_slice, slice_region
+
+if TYPE_CHECKING:
+    from dbsam.modeling.dbsam import DBSAM, EncodedImages
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+SMALLEST_BOX_SHARE = 0.3
+"""A box whose longer side is a smaller share of the region's is served better by a region of its own."""
+
+
+class Embedding(Protocol):
+    """What a predictor keeps of a slice; only the predictor that made it reads it."""
+
+    @property
+    def region(self) -> Region:
+        """The part of the slice it describes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not there, or can't do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """Masks of N boxes on one slice.
+
+    Attributes:
+        logits: (N, h, w) over the embedding's region; positive inside.
+        predicted_iou: (N,), the decoder's own estimate of its masks' IoU.
+    """
+
+    logits: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+
+
+class SlicePredictor(Protocol):
+    """A model as the engine sees it."""
+
+    @property
+    def signature(self) -> str:
+        """Identifies weights and settings: part of the embedding cache's key."""
+
+    @property
+    def channels(self) -> Literal["repeat", "neighbours"]:
+        """What the three channels of a grey slice are: itself three times, or the slice before, itself and the next."""
+
+    def region_for(
+        self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
+    ) -> Region:
+        """The part of the slice that the model is to see for a box."""
+
+    def reusable(self, region: Region, box_xyxy: NDArray[np.floating]) -> bool:
+        """Whether an embedding of `region` serves a box."""
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Sequence[Embedding]:
+        """Embed (H, W, 3) slices."""
+
+    def decode(self, embedding: Any, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        """Masks of boxes (N, 4) on the embedding's slice."""
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """A DB-SAM's embedding of one slice."""
+
+    encoded: EncodedImages
+    region: Region
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, in bytes."""
+        tensors = (self.encoded.image_embedding, *self.encoded.maps)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class ModelPredictor:
+    """A DB-SAM, SAM or MedSAM behind the engine.
+
+    Args:
+        model: In evaluation mode, on its device. With "bfloat16" its image encoder is turned into that type, but not
+            its neck: autocast would keep tokens and their norms in float32, and move twice as much memory.
+        signature: Identifies weights and settings.
+        precision: "float32", or "bfloat16" and "float16" where the device gains by it.
+        compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
+            then take a minute or so; it needs a C++ compiler, or Triton on a GPU.
+    """
+
+    def __init__(self, model: DBSAM, signature: str, precision: str = "float32", compiled: bool = False) -> None:
+        import torch
+
+        self.model = model
+        self.signature = f"{signature}:{precision}"
+        self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
+        self._device = next(model.parameters()).device
+        self._dtype = getattr(torch, precision)
+        model.image_encoder.to(torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32)
+        model.image_encoder.neck.float()
+        self._encode: Callable[[Any, Any], EncodedImages] = model.encode
+        if compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._encode = _kept(torch.compile(model.encode, mode=mode))
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return str(self._device)
+
+    def region_for(
+        self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
+    ) -> Region:
+        """See `SlicePredictor`."""
+        config = self.model.config
+        if config.input_region == "box":
+            return box_region(box_xyxy, spacing_xy, config.box_context)
+        return slice_region(slice_hw, spacing_xy, square=config.input_region == "pad")
+
+    def reusable(self, region: Region, box_xyxy: NDArray[np.floating]) -> bool:
+        """See `SlicePredictor`."""
+        if self.model.config.input_region != "box":
+            return True
+        x0, y0, x1, y1 = box_xyxy
+        share = max((x1 - x0) / region.width, (y1 - y0) / region.height)
+        return region.contains(box_xyxy) and share >= SMALLEST_BOX_SHARE
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> list[ImageEmbedding]:
+        """See `SlicePredictor`.
+
+        Raises:
+            ValueError: An image isn't (H, W, 3).
+        """
+        import torch
+
+        size = self.model.config.image_size
+        inputs, valid = [], []
+        for image, region in zip(images, regions, strict=True):
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
+            pixels, inside = resample_slice(image, region, size)
+            inputs.append(pixels.transpose(2, 0, 1))
+            valid.append(inside[None])
+        # float16 has too small a range for the neck's norms, which autocast computes in float32.
+        autocast = self._autocast() if self._dtype == torch.float16 else nullcontext()
+        with torch.inference_mode(), autocast:
+            encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
+        return [ImageEmbedding(_image_of(encoded, n), region) for n, region in enumerate(regions)]
+
+    def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+        """See `SlicePredictor`."""
+        import torch
+
+        boxes = embedding.region.boxes_to_input(boxes_xyxy, self.model.config.image_size).astype(np.float32)
+        with torch.inference_mode(), self._autocast():
+            logits, predicted_iou = self.model.decode(embedding.encoded, self._tensor(boxes))
+        return DecodedMasks(logits.float().cpu().numpy(), predicted_iou.float().cpu().numpy())
+
+    def _tensor(self, array: NDArray[np.float32]) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def _autocast(self) -> Any:
+        import torch
+
+        # Before torch 2.5 autocast knows no Apple GPU, not even to be switched off.
+        reduced = self._dtype != torch.float32
+        return torch.autocast(self._device.type, self._dtype) if reduced else nullcontext()
+
+
+def _image_of(encoded: EncodedImages, number: int) -> EncodedImages:
+    """One image's part of a batch, as tensors of their own: a view would keep the whole batch in memory."""
+    from dbsam.modeling.dbsam import EncodedImages
+
+    parts = [tensor[number : number + 1] for tensor in (encoded.image_embedding, *encoded.maps)]
+    embedding, *maps = parts if encoded.image_embedding.shape[0] == 1 else [part.clone() for part in parts]
+    return EncodedImages(embedding, tuple(maps))
+
+
+def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:
+    """Copies the results, which CUDA graphs overwrite at the next call."""
+
+    def encode_and_copy(images: Any, valid: Any) -> EncodedImages:
+        from dbsam.modeling.dbsam import EncodedImages
+
+        try:
+            encoded = encode(images, valid)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                raise
+            raise DeviceError(f"The model cannot be compiled here ({error}): leave it uncompiled.") from error
+        return EncodedImages(encoded.image_embedding.clone(), tuple(m.clone() for m in encoded.maps))
+
+    return encode_and_copy

@@ -1,0 +1,314 @@
+"""The engine: a volume and a 3D box to a mask on the volume's own grid."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.decoding import SliceDecoder, SliceMask
+from dbsam.inference.embedding_cache import EmbeddingCache
+from dbsam.inference.encoding import SliceEncoder
+from dbsam.inference.eta import ProgressReporter, SliceCost
+from dbsam.inference.predictor import SlicePredictor
+from dbsam.inference.strategies import segment_by_box, segment_by_tracking
+from dbsam.inference.tracking import TrackingRule
+from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity
+from dbsam.preprocess.prompts import Prompt, PromptPlan, SliceBoxes
+from dbsam.preprocess.volume import Volume, slice_of
+from dbsam.progress import Cancelled, CancelToken, Progress, ProgressCallback
+
+__all__ = [
+    "CancelToken",
+    "Cancelled",
+    "Progress",
+    "SliceBoxes",
+    "SliceReport",
+    "TrackingRule",
+    "Volume",
+    "VolumeSegmentation",
+    "VolumeSegmenter",
+]
+
+STRATEGIES = ("track", "box")
+
+_WINDOWS_KEPT = 16
+
+Extent = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """What is known of one slice's mask.
+
+    Attributes:
+        index: The slice.
+        box_xyxy: Rectangle that prompted it, in continuous pixel coordinates.
+        predicted_iou: The decoder's own estimate of the mask's IoU.
+        touches_edge: Whether the mask reaches the edge of the rectangle or of the prompt's cut through the slice, so
+            that the object may go on outside. The image's own border doesn't count.
+        area_pixels: Number of pixels in the mask.
+    """
+
+    index: int
+    box_xyxy: tuple[float, float, float, float]
+    predicted_iou: float
+    touches_edge: bool
+    area_pixels: int
+
+
+SliceCallback = Callable[[SliceReport, NDArray[np.uint8]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeSegmentation:
+    """A mask and how it came about.
+
+    Attributes:
+        mask_KJI: uint8, 1 inside, over `extent_ijk` only; zero everywhere else.
+        extent_ijk: First and last index, included, along I, J and K.
+        geometry: The volume's grid.
+        axis: 0, 1, 2 for slices along I, J, K.
+        intensity: The range of values that was shown as 0..255, and why.
+        slices: The slices that were looked at, ascending. Under "track" the others lie beyond the object's ends.
+        strategy: "track" or "box".
+        seconds: Time it took.
+        cache_hits: How many image embeddings were there already.
+    """
+
+    mask_KJI: NDArray[np.uint8]
+    extent_ijk: Extent
+    geometry: ImageGeometry
+    axis: int
+    intensity: IntensityWindow
+    slices: list[SliceReport]
+    strategy: str
+    seconds: float
+    cache_hits: int
+
+    def labelmap_KJI(self) -> NDArray[np.uint8]:
+        """Returns the mask on the volume's whole grid."""
+        labelmap = np.zeros(self.geometry.shape_KJI, np.uint8)
+        (i_first, i_last), (j_first, j_last), (k_first, k_last) = self.extent_ijk
+        labelmap[k_first : k_last + 1, j_first : j_last + 1, i_first : i_last + 1] = self.mask_KJI
+        return labelmap
+
+
+class VolumeSegmenter:
+    """Segments volumes with one model. Its methods may be called from several threads.
+
+    Args:
+        predictor: The model.
+        cache: Keeps image embeddings for the next prompt; one of its own by default.
+        batch_size: The most slices that are encoded at once. On slow computers they are encoded one by one, so that
+            a cancellation is noticed soon.
+        tracking: How the strategy "track" follows an object.
+        nearby: Whether an embedding that an earlier prompt left of another region of a slice serves where it can: a
+            moved box is answered sooner then, but not as it would be alone.
+    """
+
+    def __init__(
+        self,
+        predictor: SlicePredictor,
+        cache: EmbeddingCache | None = None,
+        *,
+        batch_size: int = 8,
+        tracking: TrackingRule | None = None,
+        nearby: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
+        self.predictor = predictor
+        self.cache = EmbeddingCache() if cache is None else cache
+        self.tracking = TrackingRule() if tracking is None else tracking
+        self._batch_size = batch_size
+        self._nearby = nearby
+        self._cost = SliceCost()
+        self._predictor_lock = threading.Lock()
+        self._windows: OrderedDict[tuple[str, str], IntensityWindow] = OrderedDict()
+        self._windows_lock = threading.Lock()
+
+    def segment(
+        self,
+        volume: Volume,
+        prompt: Prompt,
+        *,
+        axis: str | int = "auto",
+        strategy: str = "track",
+        intensity: str | IntensityRule | Sequence[float] = "auto",
+        start_slice: int | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_slice: SliceCallback | None = None,
+    ) -> VolumeSegmentation:
+        """Segments the object in a box. No voxel whose centre lies outside the box is set.
+
+        Args:
+            volume: The volume.
+            prompt: An oriented box, or rectangles on slices.
+            axis: Slices along which axis; see `ImageGeometry.axis_index`. Rectangles have an axis of their own.
+            strategy: "track" follows the object from the start slice outwards; "box" prompts every slice with the
+                prompt's rectangle.
+            intensity: See `resolve_intensity`.
+            start_slice: Where tracking begins, and which slices are computed first; the middle one by default.
+            progress: Is told of each slice, in the calling thread.
+            cancel: Ends the work from another thread.
+            on_slice: Gets each slice's report and mask (H, W), uint8, as soon as it is decided, in the calling thread.
+
+        Returns:
+            The mask, with a report on each slice.
+
+        Raises:
+            ValueError: the prompt lies outside the volume or holds no voxel; an unknown axis, strategy or intensity
+                rule; a start slice outside the prompt; an image that can't be shown (see `resolve_intensity`).
+            Cancelled: the token was cancelled. Embeddings computed until then stay in the cache.
+        """
+        started = time.perf_counter()
+        cancel = CancelToken() if cancel is None else cancel
+        if strategy not in STRATEGIES:
+            raise ValueError(f"Unknown strategy {strategy!r}: use {' or '.join(STRATEGIES)}.")
+        plan = PromptPlan(prompt, volume.geometry, _axis_of(prompt, volume.geometry, axis))
+        start = plan.start_slice(start_slice)
+        cancel.raise_if_cancelled()
+        window = self._window(volume, intensity)
+        encoder = self._encoder(volume, plan.axis, window, cancel)
+        decoder = SliceDecoder(self.predictor, self._predictor_lock, self._cost, plan, cancel)
+        reporter = ProgressReporter(progress, self._cost, len(plan.indices), "segmenting")
+        found: Iterator[SliceMask]
+        if strategy == "box":
+            found = segment_by_box(plan, start, encoder, decoder, reporter, cancel)
+        else:
+            spacing_xy = volume.slice_spacing_xy(plan.axis)
+            slice_distance_mm = volume.geometry.spacing_mm[plan.axis]
+            found = segment_by_tracking(
+                plan, start, encoder, decoder, reporter, self.tracking, spacing_xy, slice_distance_mm
+            )
+        extent = plan.extent_ijk()
+        mask_KJI = np.zeros([last - first + 1 for first, last in reversed(extent)], np.uint8)
+        reports = []
+        for slice_mask in found:
+            slice_of(mask_KJI, plan.axis, slice_mask.index - extent[plan.axis][0])[...] = slice_mask.mask
+            reports.append(_report(slice_mask))
+            if on_slice is not None:
+                whole = np.zeros(plan.slice_hw, np.uint8)
+                whole[plan.window.slices] = slice_mask.mask
+                on_slice(reports[-1], whole)
+        cancel.raise_if_cancelled()
+        return VolumeSegmentation(
+            mask_KJI=mask_KJI,
+            extent_ijk=extent,
+            geometry=volume.geometry,
+            axis=plan.axis,
+            intensity=window,
+            slices=sorted(reports, key=lambda report: report.index),
+            strategy=strategy,
+            seconds=time.perf_counter() - started,
+            cache_hits=encoder.hits,
+        )
+
+    def prefetch(
+        self,
+        volume: Volume,
+        prompt: Prompt | None = None,
+        *,
+        axis: str | int = "auto",
+        slice_indices: Iterable[int] | None = None,
+        intensity: str | IntensityRule | Sequence[float] = "auto",
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> int:
+        """Computes image embeddings ahead of a prompt, in idle time, as far as the cache has room for them.
+
+        Args:
+            volume: The volume.
+            prompt: What is likely to be segmented; None for whole slices.
+            axis: As in `segment`.
+            slice_indices: Slices in the order in which they are wanted; by default all of the prompt or the volume,
+                from the middle outwards.
+            intensity: As in `segment`.
+            progress: Is told of each batch, in the calling thread.
+            cancel: Ends the work from another thread.
+
+        Returns:
+            How many embeddings were computed.
+
+        Raises:
+            ValueError: as in `segment`; slices that the volume doesn't have.
+            Cancelled: the token was cancelled. Embeddings computed until then stay in the cache.
+        """
+        cancel = CancelToken() if cancel is None else cancel
+        geometry = volume.geometry
+        axis_index = geometry.axis_index(axis) if prompt is None else _axis_of(prompt, geometry, axis)
+        if prompt is None:
+            height, width = geometry.slice_hw(axis_index)
+            whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+            boxes = dict.fromkeys(range(geometry.dimensions_ijk[axis_index]), whole)
+        else:
+            boxes = PromptPlan(prompt, geometry, axis_index).boxes_xyxy
+        middle = list(boxes)[len(boxes) // 2]
+        wanted = sorted(boxes, key=lambda n: (abs(n - middle), n)) if slice_indices is None else list(slice_indices)
+        missing = [index for index in wanted if index not in boxes]
+        if missing:
+            raise ValueError(f"Slices {missing} can't be prefetched: there are slices {min(boxes)} to {max(boxes)}.")
+        encoder = self._encoder(volume, axis_index, self._window(volume, intensity), cancel)
+        waiting = [index for index in wanted if not encoder.holds(index, boxes[index])]
+        present = len(wanted) - len(waiting)
+        reporter = ProgressReporter(progress, self._cost, len(waiting), "preparing slices")
+        while waiting:
+            capacity = encoder.cache_capacity
+            room = 1 if capacity is None else capacity - present - encoder.encoded
+            if room < 1:
+                break
+            batch = waiting[: min(encoder.batch_size, room)]
+            encoder.encode([(index, encoder.region_for(boxes[index])) for index in batch])
+            del waiting[: len(batch)]
+            reporter.advance(len(batch), to_encode=len(waiting), to_decode=0)
+        return encoder.encoded
+
+    def _encoder(self, volume: Volume, axis: int, window: IntensityWindow, cancel: CancelToken) -> SliceEncoder:
+        return SliceEncoder(
+            self.predictor,
+            self._predictor_lock,
+            self.cache,
+            self._cost,
+            self._batch_size,
+            self._nearby,
+            volume,
+            axis,
+            window,
+            cancel,
+        )
+
+    def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
+        """The range of values of a volume, whose statistics are taken once."""
+        key = (volume.identity, repr(rule))
+        with self._windows_lock:
+            if key not in self._windows:
+                self._windows[key] = resolve_intensity(rule, volume.voxels)
+                if len(self._windows) > _WINDOWS_KEPT:
+                    self._windows.popitem(last=False)
+            return self._windows[key]
+
+
+def _axis_of(prompt: Prompt, geometry: ImageGeometry, axis: str | int) -> int:
+    if isinstance(prompt, OrientedBox):
+        return geometry.axis_index(axis)
+    drawn_on = geometry.axis_index(prompt.axis)
+    if axis != "auto" and geometry.axis_index(axis) != drawn_on:
+        raise ValueError(
+            f"The rectangles were drawn on slices along {'IJK'[drawn_on]}; they can't be used along {axis!r}."
+        )
+    return drawn_on
+
+
+def _report(found: SliceMask) -> SliceReport:
+    x_min, y_min, x_max, y_max = (float(edge) for edge in found.box_xyxy)
+    return SliceReport(
+        found.index, (x_min, y_min, x_max, y_max), found.predicted_iou, found.touches_edge, found.area_pixels
+    )

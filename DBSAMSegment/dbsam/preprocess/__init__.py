@@ -1,0 +1,1 @@
+"""From a volume and a prompt to what the network sees."""

@@ -1,0 +1,218 @@
+"""What the user drew, as one rectangle for every slice and the voxels that may be set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dbsam.geometry.grid import (
+    FloatArray,
+    ImageGeometry,
+    OrientedBox,
+    box_in_slices,
+    interpolate_boxes,
+    slice_axes,
+    slice_boxes_xyxy,
+)
+
+_TOLERANCE = 1e-9  # pixels; a voxel centre on an edge is inside, as in `dbsam.geometry.grid`
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBoxes:
+    """Rectangles that were drawn on some slices; those in between are interpolated linearly.
+
+    Attributes:
+        axis: 0, 1, 2 for slices along I, J, K.
+        key_boxes: Slice index -> x_min, y_min, x_max, y_max in continuous pixel coordinates. Slices before the first
+            and after the last get no rectangle.
+        clip: A box that limits the segmentation further.
+    """
+
+    axis: int
+    key_boxes: Mapping[int, ArrayLike]
+    clip: OrientedBox | None = None
+
+
+Prompt = OrientedBox | SliceBoxes
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of whole pixels of a slice, ends included."""
+
+    x_first: int
+    y_first: int
+    x_last: int
+    y_last: int
+
+    @classmethod
+    def of_centres_in(cls, box_xyxy: FloatArray) -> Window:
+        """Returns the pixels whose centres lie in a rectangle; without pixels, a last index is below its first."""
+        x_min, y_min, x_max, y_max = (float(edge) for edge in box_xyxy)
+        return cls(
+            math.ceil(x_min - _TOLERANCE),
+            math.ceil(y_min - _TOLERANCE),
+            math.floor(x_max + _TOLERANCE),
+            math.floor(y_max + _TOLERANCE),
+        )
+
+    @property
+    def ranges_yx(self) -> tuple[range, range]:
+        """Rows and columns."""
+        return range(self.y_first, self.y_last + 1), range(self.x_first, self.x_last + 1)
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        rows, columns = self.ranges_yx
+        return len(rows), len(columns)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index a slice image [y, x]."""
+        height, width = self.shape_hw
+        return slice(self.y_first, self.y_first + height), slice(self.x_first, self.x_first + width)
+
+    def within(self, outer: Window) -> tuple[slice, slice]:
+        """Rows and columns of this window in an image of `outer`, cut to that."""
+        rows = slice(max(self.y_first - outer.y_first, 0), max(min(self.y_last, outer.y_last) - outer.y_first + 1, 0))
+        columns = slice(
+            max(self.x_first - outer.x_first, 0), max(min(self.x_last, outer.x_last) - outer.x_first + 1, 0)
+        )
+        return rows, columns
+
+
+class PromptPlan:
+    """The slices that a prompt covers, their rectangles, and the pixels that may be set on them.
+
+    Args:
+        prompt: An oriented box, or rectangles on slices.
+        geometry: The volume's grid.
+        axis: 0, 1, 2 for slices along I, J, K.
+
+    Attributes:
+        boxes_xyxy: Slice index, ascending -> (4,) rectangle, within the volume. Slices of which no pixel centre lies in
+            the prompt are left out.
+        window: The pixels that all rectangles span together; masks are computed on these.
+
+    Raises:
+        ValueError: the prompt lies outside the volume or holds no voxel centre.
+    """
+
+    def __init__(self, prompt: Prompt, geometry: ImageGeometry, axis: int) -> None:
+        self.axis = axis
+        self.slice_hw = geometry.slice_hw(axis)
+        clip = prompt if isinstance(prompt, OrientedBox) else prompt.clip
+        self._clip = None if clip is None else box_in_slices(clip, geometry, axis)
+        if isinstance(prompt, OrientedBox):
+            boxes = slice_boxes_xyxy(prompt, geometry, axis)
+            self._drawn: dict[int, FloatArray] | None = None
+        else:
+            boxes = self._drawn = _drawn_boxes(prompt, geometry)
+            if prompt.clip is not None:
+                boxes = _intersections(boxes, slice_boxes_xyxy(prompt.clip, geometry, axis, boxes))
+        if not boxes:
+            raise ValueError(_outside_message(prompt, geometry))
+        self.window = Window.of_centres_in(_union(boxes))
+        self.boxes_xyxy = {index: boxes[index] for index in sorted(boxes) if self.inside(index).any()}
+        if not self.boxes_xyxy:
+            raise ValueError(
+                f"The box holds the centre of no voxel: it is smaller than a voxel of {geometry.spacing_mm} mm, or "
+                "touches the volume's border alone. Enlarge or move it."
+            )
+        self.window = Window.of_centres_in(_union(self.boxes_xyxy))
+        self._key_slices = () if isinstance(prompt, OrientedBox) else tuple(prompt.key_boxes)
+
+    @property
+    def indices(self) -> list[int]:
+        """The slices, ascending."""
+        return list(self.boxes_xyxy)
+
+    def start_slice(self, wished: int | None = None) -> int:
+        """Returns `wished`, or else the middle slice, or the drawn one nearest to the middle.
+
+        Raises:
+            ValueError: the prompt doesn't cover the slice that is wished.
+        """
+        indices = self.indices
+        if wished is not None:
+            if wished not in self.boxes_xyxy:
+                raise ValueError(
+                    f"Slice {wished} doesn't cut the box, which spans slices {indices[0]} to {indices[-1]}."
+                )
+            return wished
+        middle = indices[len(indices) // 2]
+        drawn = [key for key in self._key_slices if key in self.boxes_xyxy]
+        return min(drawn, key=lambda key: (abs(key - middle), key)) if drawn else middle
+
+    def nearest_first(self, start: int) -> list[int]:
+        """Returns the slices by their distance from `start`."""
+        return sorted(self.indices, key=lambda index: (abs(index - start), index))
+
+    def inside(self, index: int) -> NDArray[np.bool_]:
+        """Returns which pixels of the window may be set on a slice: those with their centre in the prompt."""
+        if self._clip is None:
+            inside = np.ones(self.window.shape_hw, dtype=bool)
+        else:
+            inside = self._clip.inside(index, *self.window.ranges_yx)
+        if self._drawn is not None:
+            drawn = np.zeros_like(inside)
+            drawn[Window.of_centres_in(self._drawn[index]).within(self.window)] = True
+            inside = inside & drawn
+        return inside
+
+    def extent_ijk(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Returns the first and last index, included, along I, J and K of all voxels that may be set."""
+        x_axis, y_axis = slice_axes(self.axis)
+        extent = {
+            x_axis: (self.window.x_first, self.window.x_last),
+            y_axis: (self.window.y_first, self.window.y_last),
+            self.axis: (self.indices[0], self.indices[-1]),
+        }
+        return extent[0], extent[1], extent[2]
+
+
+def _drawn_boxes(prompt: SliceBoxes, geometry: ImageGeometry) -> dict[int, FloatArray]:
+    if not prompt.key_boxes:
+        raise ValueError("No rectangle was drawn: give one on at least one slice.")
+    count = geometry.dimensions_ijk[prompt.axis]
+    for key in prompt.key_boxes:
+        if not 0 <= key < count:
+            raise ValueError(f"A rectangle was drawn on slice {key}; the volume has slices 0 to {count - 1}.")
+    height, width = geometry.slice_hw(prompt.axis)
+    whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+    boxes = interpolate_boxes(prompt.key_boxes)
+    return _intersections(boxes, dict.fromkeys(boxes, whole))
+
+
+def _intersections(boxes: Mapping[int, FloatArray], others: Mapping[int, FloatArray]) -> dict[int, FloatArray]:
+    common = {}
+    for index in boxes.keys() & others.keys():
+        low = np.maximum(boxes[index][:2], others[index][:2])
+        high = np.minimum(boxes[index][2:], others[index][2:])
+        if (high > low).all():
+            common[index] = np.concatenate([low, high])
+    return common
+
+
+def _union(boxes: Mapping[int, FloatArray]) -> FloatArray:
+    corners = np.stack(list(boxes.values()))
+    return np.concatenate([corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)])
+
+
+def _outside_message(prompt: Prompt, geometry: ImageGeometry) -> str:
+    advice = "Move it onto the structure, and check that it was drawn on this volume."
+    if isinstance(prompt, SliceBoxes):
+        drawn = {key: np.asarray(box).tolist() for key, box in prompt.key_boxes.items()}
+        return f"The rectangles {drawn} lie outside the volume or its clipping box. {advice}"
+    dimensions = np.array(geometry.dimensions_ijk)
+    centre = geometry.ijk_to_ras[:3, :3] @ ((dimensions - 1) / 2) + geometry.ijk_to_ras[:3, 3]
+    return (
+        f"The box lies outside the volume: its centre is {np.round(prompt.center_ras, 1).tolist()}, the volume's "
+        f"{np.round(centre, 1).tolist()} (RAS, mm). {advice}"
+    )

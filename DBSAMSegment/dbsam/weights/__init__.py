@@ -1,0 +1,1 @@
+"""Weights: where they come from, what they say about themselves, how they are loaded."""

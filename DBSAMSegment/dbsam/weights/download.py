@@ -1,0 +1,305 @@
+"""Downloads one file of known size and digest: resumed, verified, and put in place in one step.
+
+Only the standard library is used. The bytes go to `NAME.part` beside the destination, so that an interrupted download
+is continued by the next call; the destination appears by a rename, after its digest has been checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbsam.progress import CancelToken, Progress, ProgressCallback
+from dbsam.weights.filelock import exclusive_lock
+from dbsam.weights.range_request import POLL_SECONDS, DownloadError, Interrupted, RangeRefused, RangeRequest
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A published digest.
+
+    Attributes:
+        algorithm: Name known to hashlib, such as "sha256" or "md5".
+        value: Lower-case hexadecimal digits.
+    """
+
+    algorithm: str
+    value: str
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at its official address.
+
+    Attributes:
+        url: http or https address.
+        size_bytes: Its exact size.
+        digest: Its published digest.
+    """
+
+    url: str
+    size_bytes: int
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a download gives up.
+
+    Attributes:
+        stall_seconds: Time without a single byte after which the connection is dropped.
+        attempts: Connections in a row that bring nothing new before the download fails.
+        pause_seconds: Wait before the second connection, doubled before each further one.
+    """
+
+    stall_seconds: float = 30.0
+    attempts: int = 4
+    pause_seconds: float = 1.0
+
+
+def digest_of(
+    path: Path, algorithm: str, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> str:
+    """Hexadecimal digest of a file.
+
+    Raises:
+        Cancelled: `cancel` was cancelled.
+        OSError: The file cannot be read.
+    """
+    meter = _Meter("verify", path.stat().st_size, progress)
+    # MD5 guards against accidents only, which hospital computers in FIPS mode must be told.
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    done = 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            state.update(block)
+            done += len(block)
+            meter.report(done)
+    return state.hexdigest()
+
+
+def download_file(
+    remote: RemoteFile,
+    destination: Path,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+    patience: Patience | None = None,
+) -> Path:
+    """Fetch a file unless it is already there.
+
+    Processes that ask for the same destination wait for each other, and the second finds the first one's file.
+
+    Args:
+        remote: What to fetch.
+        destination: Where the file is to lie; its folder is made.
+        progress: Called with bytes done and to do, in stages "download" and "verify".
+        cancel: Ends the download within a fraction of a second; what has arrived is kept for the next call.
+        patience: When to give up; the default suits people waiting in front of a screen.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        DownloadError: The server, the connection, the disk or the digest failed.
+        Cancelled: `cancel` was cancelled.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(destination.with_name(destination.name + ".lock"), cancel):
+            if _is_intact(remote, destination, progress, cancel):
+                return destination
+            _Transfer(remote, destination, progress, cancel, patience or Patience()).run()
+    except OSError as error:
+        raise DownloadError(
+            f"Cannot write {destination.name} to {destination.parent}: {error.strerror or error}. Make the folder "
+            "writable, or name another with the environment variable DBSAM_CACHE."
+        ) from error
+    return destination
+
+
+def _is_intact(remote: RemoteFile, path: Path, progress: ProgressCallback | None, cancel: CancelToken | None) -> bool:
+    if not path.is_file():
+        return False
+    same_size = path.stat().st_size == remote.size_bytes
+    if same_size and digest_of(path, remote.digest.algorithm, progress, cancel) == remote.digest.value:
+        return True
+    logger.warning("%s is not the file published at %s: it is downloaded again.", path, remote.url)
+    return False
+
+
+class _Meter:
+    """Reports progress at most every `PROGRESS_SECONDS`, with the time left at the mean speed so far."""
+
+    def __init__(self, stage: str, total: int, callback: ProgressCallback | None, start: int = 0) -> None:
+        self.stage, self.total, self.callback, self.start = stage, total, callback, start
+        self.began = time.monotonic()
+        self.next_report = 0.0
+        self.reported = -1
+
+    def report(self, done: int) -> None:
+        now = time.monotonic()
+        if self.callback is None or done == self.reported or (now < self.next_report and done < self.total):
+            return
+        self.next_report, self.reported = now + PROGRESS_SECONDS, done
+        seconds_left = None
+        if done > self.start:
+            seconds_left = (now - self.began) / (done - self.start) * (self.total - done)
+        self.callback(Progress(done, self.total, self.stage, seconds_left))
+
+
+class _Transfer:
+    """One download of one file, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        remote: RemoteFile,
+        destination: Path,
+        progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+        patience: Patience,
+    ) -> None:
+        self.remote, self.destination = remote, destination
+        self.part = destination.with_name(destination.name + ".part")
+        self.progress, self.cancel, self.patience = progress, cancel, patience
+
+    def run(self) -> None:
+        resumed = self._have() > 0
+        self._fetch()
+        seen = self._verify()
+        if seen != self.remote.digest.value and resumed:
+            # The first bytes came from an earlier call, perhaps of another file: only a whole download proves a fault.
+            logger.warning("The continued download of %s is damaged: starting again.", self.destination.name)
+            self.part.unlink()
+            self._fetch()
+            seen = self._verify()
+        wanted = self.remote.digest
+        if seen != wanted.value:
+            self.part.unlink()
+            raise DownloadError(
+                f"{self.remote.url} arrived damaged: its {wanted.algorithm.upper()} is {seen}, and {wanted.value} was "
+                "expected. The file was removed; try again, and if it fails again, a proxy changes what you download."
+            )
+        os.replace(self.part, self.destination)
+        logger.info("Downloaded %s", self.destination)
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def _verify(self) -> str:
+        return digest_of(self.part, self.remote.digest.algorithm, self.progress, self.cancel)
+
+    def _fetch(self) -> None:
+        """Fill the part file to its full size, over several connections if they break."""
+        if self._have() > self.remote.size_bytes:
+            self.part.unlink()
+        self._check_disk()
+        meter = _Meter("download", self.remote.size_bytes, self.progress, self._have())
+        failures = 0
+        while (before := self._have()) < self.remote.size_bytes:
+            if self.cancel is not None:
+                self.cancel.raise_if_cancelled()
+            try:
+                self._connect(before, meter)
+            except Interrupted as error:
+                if isinstance(error, RangeRefused):
+                    self.part.unlink(missing_ok=True)
+                failures = 0 if self._have() > before else failures + 1
+                if failures >= self.patience.attempts:
+                    raise DownloadError(
+                        f"{self.remote.url}: {error}. {self._have():,} of {self.remote.size_bytes:,} bytes are kept: "
+                        "try again to continue, or download the file by other means and save it as "
+                        f"{self.destination}."
+                    ) from error
+                logger.info("%s: %s; connecting again.", self.remote.url, error)
+                self._pause(self.patience.pause_seconds * 2 ** max(failures - 1, 0))
+        meter.report(self.remote.size_bytes)
+
+    def _check_disk(self) -> None:
+        needed = self.remote.size_bytes - self._have()
+        free = shutil.disk_usage(self.destination.parent).free
+        if free < needed:
+            raise DownloadError(
+                f"{self.destination.parent} has {free / 1e6:.0f} MB free and {self.destination.name} needs "
+                f"{needed / 1e6:.0f} MB more. Free some space, or name another folder with the environment variable "
+                "DBSAM_CACHE."
+            )
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self.cancel is not None:
+                self.cancel.raise_if_cancelled()
+            time.sleep(min(left, POLL_SECONDS))
+
+    def _connect(self, offset: int, meter: _Meter) -> None:
+        """Append what one connection brings to the part file, from `offset`.
+
+        Raises:
+            Interrupted: The connection ended, stalled or failed before the end of the file.
+            DownloadError: Trying again will not help.
+        """
+        request = RangeRequest(self.remote.url, offset, self.patience.stall_seconds)
+        try:
+            done = self._store(request, offset, meter)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # A full disk harms everything else on the computer: give the space back.
+            self.part.unlink(missing_ok=True)
+            raise DownloadError(
+                f"The disk of {self.destination.parent} is full; what had arrived was removed. {self.destination.name} "
+                f"needs {self.remote.size_bytes / 1e6:.0f} MB: free some space, or name another folder with the "
+                "environment variable DBSAM_CACHE."
+            ) from error
+        finally:
+            request.close()
+        if done < self.remote.size_bytes:
+            raise Interrupted("the server closed the connection early")
+
+    def _store(self, request: RangeRequest, offset: int, meter: _Meter) -> int:
+        """Write a response's body where it belongs in the part file; returns the byte after its last."""
+        done = start = self._check_response(request.wait_for_headers(self.cancel), offset)
+        with self.part.open("r+b" if start else "wb") as stream:
+            stream.seek(start)
+            while chunk := request.next_chunk(self.cancel):
+                done += len(chunk)
+                if done > self.remote.size_bytes:
+                    raise DownloadError(self._wrong_size(f"more than {self.remote.size_bytes:,}"))
+                stream.write(chunk)
+                meter.report(done)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return done
+
+    def _check_response(self, response: http.client.HTTPResponse, offset: int) -> int:
+        """The byte of the file with which the response's body starts."""
+        start, total = 0, response.headers.get("Content-Length")
+        if response.status == 206:
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) > offset:
+                raise RangeRefused(f"the server sent another range than the one from byte {offset:,}")
+            start, total = int(match[1]), match[2]
+        if total is not None and int(total) != self.remote.size_bytes:
+            raise DownloadError(self._wrong_size(f"{int(total):,}"))
+        return start
+
+    def _wrong_size(self, offered: str) -> str:
+        return (
+            f"{self.remote.url} offers {offered} bytes and {self.remote.size_bytes:,} were expected: this is not "
+            f"{self.destination.name}. A proxy may have answered with its own page; or the file at that address has "
+            "changed, and dbsam needs an update."
+        )

@@ -1,0 +1,1 @@
+"""Models and baselines on whole cases: prompts, metrics, reports."""

@@ -1,0 +1,92 @@
+"""Box prompts made from true masks, the same ones every time."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+PAPER_LOOSENESS_PX = 20.0
+PAPER_GRID = 256
+ROI_LOOSENESS_VOXELS = 3
+ROI_LOOSENESS_SLICES = 1
+
+
+def paper_boxes(mask_KJI: BoolArray, axis: int, seed_name: str) -> dict[int, FloatArray]:
+    """The paper's prompt: on every slice with object its tight box, each side moved outwards by 0 to 20 pixels.
+
+    The distance is uniform, counted on the paper's 256x256 grid and so scaled to the slice's own size; boxes are cut
+    off at the slice's border.
+
+    Args:
+        mask_KJI: true mask of one object.
+        axis: slice axis, 0, 1, 2 for I, J, K.
+        seed_name: identifies the object; the same name, slice and mask give the same box.
+
+    Returns:
+        slice index -> (4,) x_min, y_min, x_max, y_max in continuous pixel coordinates.
+    """
+    slices = slice_stack(mask_KJI, axis)
+    height, width = slices.shape[1:]
+    scale_xyxy = np.array([width, height, width, height]) / PAPER_GRID
+    boxes = {}
+    for index in np.flatnonzero(slices.any(axis=(1, 2))).tolist():
+        digest = hashlib.sha256(f"{seed_name}/{index}".encode()).digest()
+        loose = np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(0, PAPER_LOOSENESS_PX, 4)
+        box = tight_box_xyxy(slices[index]) + loose * scale_xyxy * [-1, -1, 1, 1]
+        boxes[index] = np.clip(box, -0.5, [width - 0.5, height - 0.5, width - 0.5, height - 0.5])
+    return boxes
+
+
+def roi_box(mask_KJI: BoolArray, geometry: ImageGeometry, axis: int) -> OrientedBox:
+    """One 3D box round an object, 3 voxels loose in plane and one slice along the slice axis, cut off at the volume.
+
+    Args:
+        mask_KJI: true mask of one object, not empty.
+        geometry: the mask's grid.
+        axis: slice axis, 0, 1, 2 for I, J, K.
+    """
+    low, high = tight_bounds_ijk(mask_KJI)
+    loose = np.full(3, ROI_LOOSENESS_VOXELS)
+    loose[axis] = ROI_LOOSENESS_SLICES
+    last = np.array(geometry.dimensions_ijk) - 1
+    return OrientedBox.from_ijk(np.maximum(low - loose, 0).tolist(), np.minimum(high + loose, last).tolist(), geometry)
+
+
+def tight_bounds_ijk(mask_KJI: BoolArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Lowest and highest voxel index of a mask along I, J, K, both included.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    voxels_kji = np.nonzero(mask_KJI)
+    if not len(voxels_kji[0]):
+        raise ValueError("An empty mask has no box.")
+    return np.array([axis.min() for axis in voxels_kji[::-1]]), np.array([axis.max() for axis in voxels_kji[::-1]])
+
+
+def tight_box_xyxy(mask: BoolArray) -> FloatArray:
+    """Edges (4,) of the box round a slice's mask [y, x], in continuous pixel coordinates."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5])
+
+
+def pixels_in_box(box_xyxy: FloatArray, slice_hw: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres lie in a box of a slice."""
+    x0, y0, x1, y1 = box_xyxy
+    first_row, first_column = max(int(np.ceil(y0)), 0), max(int(np.ceil(x0)), 0)
+    last_row, last_column = min(int(np.floor(y1)), slice_hw[0] - 1), min(int(np.floor(x1)), slice_hw[1] - 1)
+    return slice(first_row, max(last_row + 1, first_row)), slice(first_column, max(last_column + 1, first_column))
+
+
+def slice_stack(array_KJI: NDArray[Scalar], axis: int) -> NDArray[Scalar]:
+    """View of a volume (K,J,I[,3]) as slice images along an axis: (slice, y, x[,3])."""
+    return np.moveaxis(array_KJI, 2 - axis, 0)

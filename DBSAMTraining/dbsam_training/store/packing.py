@@ -1,0 +1,138 @@
+"""A training store as one small file, for the way to a computer with a GPU: images as WebP, a twentieth of their size.
+
+The file is a zip archive of the store's files, in which `greys.webp` and `images.webp` stand for `greys.bin` and
+`images.bin`: WebP images one after another, each of which tells its length in its header (RIFF). Images lose detail,
+masks and boxes do not.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import lzma
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dbsam.progress import Progress
+from dbsam_training.store.format import ALL_ARRAYS, IMAGE_ARRAYS, StoreError, StorePart, read_store_facts, write_json
+
+_RIFF_HEADER = 8
+Report = Callable[[Progress], None]
+
+
+def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Report | None = None) -> None:
+    """Write a store as one file, in one step.
+
+    Args:
+        store: The store.
+        file: What to write.
+        quality: Of WebP, 1 to 100.
+        split: "train" or "val" to leave out the other's samples, or "all".
+        progress: Called after each part.
+
+    Raises:
+        StoreError: `store` is none, or one of its files is missing or damaged.
+        ValueError: The quality is out of range.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"The quality must be from 1 to 100, not {quality}.")
+    facts = read_store_facts(store)
+    parts = {name: StorePart(store / "parts" / name) for name in facts["parts"]}
+    kept = [name for name, part in parts.items() if split in ("all", part.facts["split"])]
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive, ThreadPoolExecutor() as threads:
+            archive.writestr("store.json", json.dumps(facts | {"parts": kept}))
+            for done, name in enumerate(kept, 1):
+                part = parts[name]
+                archive.writestr(f"{name}/part.json", json.dumps(part.facts), zipfile.ZIP_LZMA)
+                for array in sorted(ALL_ARRAYS.keys() - IMAGE_ARRAYS.keys()):
+                    archive.write(part.folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
+                for array in IMAGE_ARRAYS:
+                    encoded = threads.map(lambda image: _encode(image, quality), part.read(array))
+                    archive.writestr(f"{name}/{array}.webp", b"".join(encoded))
+                if progress:
+                    progress(Progress(done, len(kept), name, None))
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
+    """Make the store of a packed file, with digests of its own.
+
+    Args:
+        file: From `pack`.
+        store: A folder that doesn't exist yet; it appears when it is complete.
+        progress: Called after each part.
+
+    Raises:
+        StoreError: The folder exists, or the file isn't a packed store or is damaged.
+    """
+    if store.exists():
+        raise StoreError(f"{store} exists already: name another folder, or remove it.")
+    temporary = store.with_name(f".{store.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(file) as archive, ThreadPoolExecutor() as threads:
+            facts: dict[str, Any] = json.loads(archive.read("store.json"))
+            for done, name in enumerate(facts["parts"], 1):
+                if Path(name).name != name:
+                    raise StoreError(f"{file} holds a part with the name {name!r}, which is no folder's.")
+                _unpack_part(archive, name, temporary / "parts" / name, threads)
+                if progress:
+                    progress(Progress(done, len(facts["parts"]), name, None))
+        write_json(temporary / "store.json", facts)
+        os.replace(temporary, store)
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):  # no fault of the file's
+            raise
+        raise StoreError(f"{file} is no packed training store, or damaged: {error}") from error
+    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise StoreError(f"{file} is no packed training store, or damaged: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack_part(archive: zipfile.ZipFile, name: str, folder: Path, threads: ThreadPoolExecutor) -> None:
+    folder.mkdir(parents=True)
+    part: dict[str, Any] = json.loads(archive.read(f"{name}/part.json"))
+    for array, (shape, _) in ALL_ARRAYS.items():
+        if array in IMAGE_ARRAYS:
+            images = threads.map(lambda data, channels=shape[2]: _decode(data, channels), _split(archive, name, array))
+            content = b"".join(image.tobytes() for image in images)
+        else:
+            content = archive.read(f"{name}/{array}.bin")
+        (folder / f"{array}.bin").write_bytes(content)
+        part["sha256"][array] = hashlib.sha256(content).hexdigest()
+    write_json(folder / "part.json", part)
+
+
+def _encode(image: NDArray[np.uint8], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "WEBP", quality=quality, method=5)
+    return buffer.getvalue()
+
+
+def _decode(data: bytes, channels: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(Image.open(io.BytesIO(data), formats=["WEBP"]).convert("RGB"))
+    return np.ascontiguousarray(pixels if channels == 3 else pixels[..., 1:2])
+
+
+def _split(archive: zipfile.ZipFile, name: str, array: str) -> Iterator[bytes]:
+    with archive.open(f"{name}/{array}.webp") as file:
+        while header := file.read(_RIFF_HEADER):
+            yield header + file.read(int.from_bytes(header[4:], "little"))

@@ -1,0 +1,156 @@
+"""Writes a run's weights as the checkpoint that dbsam and the extension load, with provenance and a model card."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dbsam.modeling.builder import build_model
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights.checkpoint import load_base, save_checkpoint
+from dbsam.weights.metadata import CheckpointInfo, DatasetCredit
+from dbsam_training.recipe import Recipe
+from dbsam_training.schema import SettingError
+from dbsam_training.trainer.init import base_file, base_reference, start_model
+from dbsam_training.trainer.loop import recipe_of
+from dbsam_training.trainer.model_card import model_card
+from dbsam_training.trainer.run_folder import LAST, StateError, read_state
+
+logger = logging.getLogger(__name__)
+
+NO_LICENCE = "not stated"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        state: "best" (by validation) or "last".
+        half: Whether matrices and kernels are stored as 16-bit floats.
+        blend: Share of the trained weights; the rest are those that the run started from. In between, a network keeps
+            more of what it knew of other images (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+        name: Name of the weights; the recipe's if None.
+        version: Version of the weights.
+        licence: Licence of the weights.
+        metrics: `summary.json` of an evaluation, to be kept inside.
+        remarks: What else a reader has to know about the training.
+    """
+
+    state: str = "best"
+    half: bool = False
+    blend: float = 1.0
+    name: str | None = None
+    version: str = "1.0"
+    licence: str = ""
+    metrics: Path | None = None
+    remarks: str = ""
+
+
+def export_run(run_folder: Path, output: Path, card: Path, options: ExportOptions) -> CheckpointInfo:
+    """Export the weights of a run.
+
+    Args:
+        run_folder: The run.
+        output: The `.safetensors` file.
+        card: The model card.
+        options: What to export.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        SettingError: The folder holds no run, or `output` has another ending.
+        StateError: The state is missing or damaged.
+        CheckpointError: The base of the run is not what it was.
+    """
+    if output.suffix != ".safetensors":
+        raise SettingError(f"The output must end in .safetensors, not {output.name!r}.")
+    recipe = recipe_of(run_folder)
+    run = _read_json(run_folder / "run.json")
+    chosen = options.state
+    if not (run_folder / f"{chosen}.pt").is_file() and (run_folder / LAST).is_file():
+        logger.warning("%s has no state %r: its last one is exported.", run_folder, chosen)
+        chosen = "last"
+    state = read_state(run_folder / f"{chosen}.pt")
+    model = _model_of(run, state, recipe.model.base, build_model(recipe.model.config), run_folder)
+    if options.blend != 1:
+        _blend(model, recipe, options.blend)
+    info = CheckpointInfo(
+        name=options.name or recipe.name,
+        version=options.version,
+        config=recipe.model.config,
+        licence=options.licence or NO_LICENCE,
+        date=datetime.date.today().isoformat(),
+        base=base_reference(run["base"]) if not recipe.model.config.train_vit else None,
+        datasets=_credits(run),
+        recipe={
+            **recipe.to_dict(),
+            "trained_steps": state["step"],
+            "trained_samples": run["samples"]["train"],
+            "blend": options.blend,
+            "remarks": options.remarks,
+        },
+        metrics=_metrics(run_folder if options.blend == 1 else None, options.metrics),
+    )
+    info = save_checkpoint(output, model, info, half=options.half)
+    card.parent.mkdir(parents=True, exist_ok=True)
+    card.write_text(model_card(info, output), encoding="utf-8")
+    return info
+
+
+def _model_of(run: dict[str, Any], state: dict[str, Any], base: str, model: DBSAM, run_folder: Path) -> DBSAM:
+    reference = base_reference(run["base"])
+    if reference is not None:
+        load_base(model, base_file(base), reference.sha256)
+    try:
+        unmatched = model.load_state_dict(state["averaged"], strict=False)
+    except RuntimeError as error:
+        raise StateError(f"The state in {run_folder} is of another architecture than its recipe: {error}") from error
+    if unmatched.unexpected_keys or (reference is None and unmatched.missing_keys):
+        wrong = [*unmatched.unexpected_keys, *unmatched.missing_keys]
+        raise StateError(f"The state in {run_folder} is of another architecture than its recipe: {wrong[:3]}.")
+    return model.eval()
+
+
+@torch.no_grad()
+def _blend(model: DBSAM, recipe: Recipe, share: float) -> None:
+    if not 0 < share <= 1:
+        raise SettingError(f"blend must be above 0 and at most 1, not {share:g}.")
+    if not recipe.model.base:
+        raise SettingError("blend needs a run that started from weights: this one's model.base is empty.")
+    start = start_model(recipe)[0].state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(start[name], value, share))
+
+
+def _credits(run: dict[str, Any]) -> tuple[DatasetCredit, ...]:
+    """The data sets of the run and of the weights that it started from."""
+    credits = {credit["name"]: DatasetCredit(**credit) for credit in (run["base"] or {}).get("datasets", ())}
+    return tuple((credits | {credit["name"]: DatasetCredit(**credit) for credit in run["datasets"]}).values())
+
+
+def _metrics(run_folder: Path | None, evaluation: Path | None) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    if run_folder and (run_folder / "validation.json").is_file():
+        metrics["validation"] = _read_json(run_folder / "validation.json")
+    if evaluation is not None:
+        metrics["evaluation"] = _read_json(evaluation)
+    return metrics
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"Cannot read {path}: {error.strerror}.") from error
+    except json.JSONDecodeError as error:
+        raise SettingError(f"{path} is not valid JSON: {error}") from error
+    return content

@@ -1,0 +1,119 @@
+"""Builds the network of a run with the weights it starts from, and says where everything comes from."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dbsam
+from dbsam.modeling.builder import build_model
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights.checkpoint import keys_above_base, keys_beyond_sam, load_base, load_checkpoint
+from dbsam.weights.load import PICKLE_SUFFIXES, download, locate, weights_info
+from dbsam.weights.metadata import BaseReference, DatasetCredit
+from dbsam_training.recipe import ModelOptions, Recipe
+from dbsam_training.schema import SettingError
+from dbsam_training.store.format import TrainingStore
+from dbsam_training.trainer.deepening import deepened, is_deeper
+
+logger = logging.getLogger(__name__)
+
+
+def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
+    """Build the network of a recipe.
+
+    Returns:
+        The network on the CPU, and what it stands on: "name", "sha256" (of a SAM file under the trained parts, else
+        None) and "datasets"; None for new weights.
+
+    Raises:
+        SettingError: The base has another architecture.
+        CheckpointError: The base is missing, damaged or unknown.
+    """
+    torch.manual_seed(recipe.run.seed)
+    config = recipe.model.config
+    if not recipe.model.base:
+        return build_model(config), None
+    path = base_file(recipe.model.base)
+    info = weights_info(path)
+    model = build_model(config)
+    sha256: str | None = None
+    if path.suffix in PICKLE_SUFFIXES:
+        sha256 = load_base(model, path)
+    else:
+        start, _ = load_checkpoint(path)
+        weights = start.state_dict()
+        if start.config != config and is_deeper(config, start.config):
+            weights = deepened(model, weights, start.config)
+        _take_over(model, weights, recipe.model)
+    credits = [asdict(credit) for credit in info.datasets]
+    return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
+
+
+def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) -> None:
+    """Load weights of the same architecture, or of the SAM inside it: then what is beyond SAM keeps its new values."""
+    beyond = keys_beyond_sam(model.config)
+    if beyond.isdisjoint(weights):
+        weights = {key: value for key, value in model.state_dict().items() if key in beyond} | weights
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingError(
+            f"model.base {options.base} has another architecture than model.system {options.system} with its settings: "
+            f"{str(error).splitlines()[1].strip()}"
+        ) from error
+
+
+def base_file(name_or_path: str) -> Path:
+    """The file of the weights to start from, downloaded if it is published and not here.
+
+    Raises:
+        CheckpointError: There are no such weights.
+    """
+    path = locate(name_or_path)
+    return path if path is not None else download(name_or_path)
+
+
+def base_reference(base: dict[str, Any] | None) -> BaseReference | None:
+    """What a checkpoint names as its base: a SAM file of which the frozen weights are taken, or nothing."""
+    if base is None or base["sha256"] is None:
+        return None
+    return BaseReference(base["name"], base["sha256"])
+
+
+def kept_weights(model: DBSAM, base: dict[str, Any] | None) -> dict[str, Tensor]:
+    """What of a network's state has to be saved: all that does not come from a SAM file."""
+    state = model.state_dict()
+    if base_reference(base) is None or model.config.train_vit:
+        return state
+    keys = keys_above_base(model.config)
+    return {key: value for key, value in state.items() if key in keys}
+
+
+def provenance(recipe: Recipe, store: TrainingStore, base: dict[str, Any] | None) -> dict[str, Any]:
+    """What an export has to know about a run."""
+    return {
+        "recipe": recipe.to_dict(),
+        "base": base,
+        "datasets": [asdict(credit) for credit in credits_of(store)],
+        "store": store.signature,
+        "samples": {split: len(store.indices(split)) for split in ("train", "val")},
+        "dbsam": dbsam.__version__,
+        "torch": torch.__version__,
+        "started": datetime.date.today().isoformat(),
+    }
+
+
+def credits_of(store: TrainingStore) -> list[DatasetCredit]:
+    """The data sets from which a store's training samples come."""
+    return [
+        DatasetCredit(name, facts["licence"], facts["reference"], facts["cases"].get("train", 0))
+        for name, facts in sorted(store.datasets.items())
+        if facts["cases"].get("train")
+    ]
