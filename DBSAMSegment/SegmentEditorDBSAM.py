@@ -53,6 +53,6 @@ class SegmentEditorDBSAMTest(ScriptedLoadableModuleTest):
 
     def test_ABoxOnASliceBecomesPartOfTheSegment(self):
         """The effect's whole way with a threshold in place of a network, and back by the editor's own undo."""
-        from SegmentEditorDBSAMLib.EffectSelfTest import checkBoxOnSlice
+        from DBSAMSegmentLib.Effect.EffectSelfTest import checkBoxOnSlice
 
         checkBoxOnSlice()

@@ -236,6 +236,22 @@ def effect(tmp_path, segmentation, volume):
     slicer.modules.segmenteditor.widgetRepresentation().editor.setActiveEffect(None)
 
 
+def test_an_effects_file_hides_a_package_of_its_folders_name(tmp_path, scene, monkeypatch):
+    import qSlicerSegmentationsEditorEffectsPythonQt as effects
+
+    folder = tmp_path / "HiddenLib"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "Helper.py").write_text("")
+    source = EFFECT.replace('"Sample"', '"Hidden"') + "\n    def helper(self):\n        import HiddenLib.Helper\n"
+    (folder / "SampleEffect.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    effect = effects.qSlicerSegmentEditorScriptedEffect(None)
+    effect.setPythonSource(str(folder / "SampleEffect.py"))
+    with pytest.raises(ModuleNotFoundError, match="'HiddenLib' is not a package"):
+        effect.self().helper()
+
+
 def test_an_effect_gets_its_parameters_and_the_mouse(effect):
     assert effect.doubleParameter("Margin") == 2.5
     interactor = slicer.app.layoutManager().sliceWidget("Green").sliceView().interactor()

@@ -1,7 +1,8 @@
 """The DB-SAM effect: a box dragged in a slice view, or an ROI, becomes part of the selected segment.
 
-Slicer loads this file by its path, so that imports are absolute. Masking, overwrite mode, intensity range, undo and
-redo are the Segment Editor's own.
+Slicer loads this file by its path, under the name of its folder: it is the only file there, as that name hides any
+package that is called the same, and imports are absolute. Masking, overwrite mode, intensity range, undo and redo are
+the Segment Editor's own.
 """
 
 import logging
@@ -64,13 +65,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def setupOptionsFrame(self):
         """Builds the options."""
-        from SegmentEditorDBSAMLib.EffectOptions import EffectOptions
+        from DBSAMSegmentLib.Effect.EffectOptions import EffectOptions
 
         self.options = EffectOptions(self.scriptedEffect, self.onApply, self.onCancel, self.onParameterChanged)
 
     def setMRMLDefaults(self):
         """Values of a new parameter node."""
-        from SegmentEditorDBSAMLib.EffectOptions import CHOICES
+        from DBSAMSegmentLib.Effect.EffectOptions import CHOICES
 
         for name, (_label, _choices, default) in CHOICES.items():
             self.scriptedEffect.setParameterDefault(name, default)
@@ -155,7 +156,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         elif eventId == vtk.vtkCommand.LeftButtonReleaseEvent and band.dragging:
             corners = band.finish()
             if corners is not None:
-                with slicer.util.tryWithErrorDisplay(_("This box can't be used."), waitCursor=False):
+                from DBSAMSegmentLib.Panel.Dialogs import errorsShown
+
+                with errorsShown(_("This box can't be used.")):
                     self.onBoxDrawn(viewWidget, *corners)
         else:
             return False
@@ -213,9 +216,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def onApply(self):
         """Writes the preview, or segments all slices of the ROI."""
+        from DBSAMSegmentLib.Panel.Dialogs import errorsShown
+
         if self.job is not None:
             return
-        with slicer.util.tryWithErrorDisplay(_("DB-SAM could not segment."), waitCursor=False):
+        with errorsShown(_("DB-SAM could not segment.")):
             if self._scope() == "roi" and self._roi() is not None:
                 self._startRoi()
             elif self._preview is not None:
@@ -233,6 +238,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _startRoi(self):
         from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+        from DBSAMSegmentLib.Panel.Dialogs import errorsShown
         from DBSAMSegmentLib.Panel.Packages import ensurePackages
         from DBSAMSegmentLib.Run.Tokens import newCancelToken
         from DBSAMSegmentLib.Write.SegmentWriter import requireWritable
@@ -261,7 +267,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 )
             else:
                 self._status("")
-                with slicer.util.tryWithErrorDisplay(_("The result could not be written."), waitCursor=False):
+                with errorsShown(_("The result could not be written.")):
                     self._write(job.result[0], request)
             self.updateGUIFromMRML()
 
@@ -308,7 +314,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self.options.statusLabel.text = text
 
     def _band(self, viewWidget):
-        from SegmentEditorDBSAMLib.RubberBand import RubberBand
+        from DBSAMSegmentLib.Effect.RubberBand import RubberBand
 
         if viewWidget not in self._bands:
             self._bands[viewWidget] = RubberBand()

@@ -9,6 +9,7 @@ import ctk
 import qt
 import slicer
 from DBSAMSegmentLib.Mrml.SceneEvents import observeNodes
+from DBSAMSegmentLib.Panel.Dialogs import errorsShown
 from DBSAMSegmentLib.Panel.Packages import ensurePackages
 from slicer.i18n import tr as _
 
@@ -129,7 +130,7 @@ class Panel:
 
     def onStart(self) -> None:
         """Writes the data and starts the process."""
-        with slicer.util.tryWithErrorDisplay(_("The training could not be started.")):
+        with errorsShown(_("The training could not be started.")):
             if not ensurePackages(self.startButton.window(), training=True):
                 return
             pairs, folder = tuple(self._pairs), Path(self.folderEdit.currentPath)
@@ -150,7 +151,7 @@ class Panel:
 
     def onUse(self) -> None:
         """Exports the weights and chooses them in the segmentation module."""
-        with slicer.util.tryWithErrorDisplay(_("The checkpoint could not be exported."), waitCursor=True):
+        with errorsShown(_("The checkpoint could not be exported."), waitCursor=True):
             if not ensurePackages(self.useButton.window(), training=True):
                 return
             path = self.logic.useCheckpoint(self._folder())

@@ -54,10 +54,18 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
         self._options_layout = qt.QFormLayout(self._options_frame)
 
     def setPythonSource(self, path: str) -> bool:
-        """Load the file; it holds a class of the file's own name."""
-        name = Path(path).stem
+        """Load the file, as Slicer does, under the name of its folder, unless that module holds the class already.
+
+        A package of the folder's name is hidden from then on.
+        """
+        name, class_name = Path(path).parent.name, Path(path).stem
+        class_name += "" if class_name.endswith("Effect") else "Effect"
+        module = sys.modules.get(name)
+        if not hasattr(module, class_name):
+            module = load_source(name, str(path))
         self._source = str(path)
-        self._effect = getattr(load_source(name, self._source), name)(self)
+        self._effect = getattr(module, class_name)(self)
+        setattr(slicer, name, self._effect)
         return True
 
     def pythonSource(self) -> str:

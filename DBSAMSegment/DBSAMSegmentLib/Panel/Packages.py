@@ -12,6 +12,8 @@ from pathlib import Path
 import qt
 import slicer
 
+from .Dialogs import confirmed
+
 logger = logging.getLogger(__name__)
 
 # Slicer's own packages: pip must not replace them, or the running application breaks.
@@ -80,7 +82,7 @@ def ensurePackages(parent: qt.QWidget | None = None, training: bool = False) -> 
         f"DB-SAM needs these Python packages in Slicer: {', '.join(missing)} ({size}). They are fetched from PyPI and"
         " pytorch.org, once.\n\nInstall them now?"
     )
-    if not slicer.util.confirmOkCancelDisplay(question, "DB-SAM: install packages", parent=parent):
+    if not confirmed(question, parent, "DB-SAM: install packages"):
         return False
     install(missing, parent)
     return True

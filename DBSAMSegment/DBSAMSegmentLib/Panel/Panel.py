@@ -22,6 +22,7 @@ from ..Run.Predictors import requireWeights
 from ..Run.ResultTimer import ResultTimer
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
 from .Corrections import Corrections
+from .Dialogs import confirmed, errorsShown
 from .KeyBoxes import RoiKeyBoxes
 from .LivePreview import LivePreview
 from .Packages import ensurePackages, missingPackages
@@ -143,14 +144,14 @@ class Panel(VTKObservationMixin):
 
     def onPlaceRoi(self) -> None:
         """Creates an ROI that the user draws in a slice view."""
-        with slicer.util.tryWithErrorDisplay(_("The box can't be drawn."), waitCursor=False):
+        with errorsShown(_("The box can't be drawn.")):
             roiNode = newRoi(slicer.mrmlScene)
             self._check(roiNode)
             startPlacingRoi(roiNode)
 
     def onFitRoi(self) -> None:
         """Puts the checked ROI, or a new one, into the middle of the first slice view."""
-        with slicer.util.tryWithErrorDisplay(_("The box can't be placed."), waitCursor=False):
+        with errorsShown(_("The box can't be placed.")):
             widgets = sliceWidgets()
             if not widgets:
                 raise RuntimeError(_("There is no slice view: choose a layout with one."))
@@ -160,7 +161,7 @@ class Panel(VTKObservationMixin):
 
     def onWeights(self) -> None:
         """Opens the weights manager and takes up the model chosen there."""
-        with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
+        with errorsShown(_("The models can't be shown.")):
             if not ensurePackages(self.ui.weightsButton.window()):
                 return
             from .WeightsDialog import chooseModel
@@ -219,9 +220,7 @@ class Panel(VTKObservationMixin):
             return True
         question = _("Edited since the last run: {names}. This run replaces these edits. Go on?")
         names = ", ".join(segment.GetName() for segment in edited)
-        return slicer.util.confirmOkCancelDisplay(
-            question.format(names=names), "DB-SAM", parent=self.ui.applyButton.window()
-        )
+        return confirmed(question.format(names=names), self.ui.applyButton.window())
 
     def _request(self, roiNodes: list[slicer.vtkMRMLMarkupsROINode]) -> RunRequest:
         parameters = self._parameters

@@ -13,6 +13,7 @@ from ..Mrml.Geometry import roiBox, volumeGeometry
 from ..Mrml.SliceViews import AXIS_LETTERS, setRoiInWorld, showSlice, worldBoxOfSlice
 from ..Mrml.Views import sliceWidgets, viewAlong
 from .ConfidencePlot import ConfidencePlot
+from .Dialogs import errorsShown
 
 if TYPE_CHECKING:
     from ..Run.Runs import RunReport, SegmentReport
@@ -123,7 +124,7 @@ class ResultPanel:
         if segment is None or volumeNode is None or self._correction is None:
             return
         roiNode, index = self._correction
-        with slicer.util.tryWithErrorDisplay(_("The box can't be used.")):
+        with errorsShown(_("The box can't be used.")):
             box_xyxy = boxOnSlice(roiNode, volumeNode, segment.axis, index)
             self._onRedo(segment, index, box_xyxy)
             self.endCorrection()

@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..Run.InferenceThread import Job
+from .Dialogs import confirmed, errorsShown
 from .Durations import duration, progressText
 from .Packages import ensurePackages
 
@@ -92,7 +93,7 @@ class RunPanel:
         """Starts a run of any kind, unless one is running."""
         if self.job is not None:
             return
-        with slicer.util.tryWithErrorDisplay(_("DB-SAM could not start."), waitCursor=False):
+        with errorsShown(_("DB-SAM could not start.")):
             if self._runner.needsPackages and not ensurePackages(self.ui.applyButton.window()):
                 return
             self.job = startRun(self._onFinished, self._onProgress, self._confirmLong)
@@ -128,14 +129,14 @@ class RunPanel:
         if not self._runner.writer.editedSince(segmentationNode):
             return True
         question = _("The segmentation was edited since the last run. These edits are lost by this step. Go on?")
-        return slicer.util.confirmOkCancelDisplay(question, "DB-SAM", parent=self.ui.undoButton.window())
+        return confirmed(question, self.ui.undoButton.window())
 
     def _confirmLong(self, seconds: float) -> bool:
         """Asks before a run that takes long."""
         if seconds < _LONG_SECONDS:
             return True
         question = _("This run will take about {time} on this device. Start it?").format(time=duration(seconds))
-        return slicer.util.confirmOkCancelDisplay(question, "DB-SAM", parent=self.ui.applyButton.window())
+        return confirmed(question, self.ui.applyButton.window())
 
     def _onProgress(self, progress: Progress) -> None:
         self.ui.progressBar.setRange(0, progress.total)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from ..Run.InferenceThread import InferenceThread, Job
 from ..Run.ResultTimer import ResultTimer
+from .Dialogs import confirmed, errorsShown
 
 _COLUMNS = (_("Model"), _("On this computer"), _("Size"), _("Licence"), _("Whose"))
 
@@ -109,7 +109,7 @@ class WeightsDialog(qt.QDialog):
         )
         if not path:
             return
-        with slicer.util.tryWithErrorDisplay(_("These weights can't be used."), waitCursor=True):
+        with errorsShown(_("These weights can't be used."), waitCursor=True):
             info = weights_info(Path(path))
             self.statusLabel.text = _("{name}: {licence}").format(name=info.name, licence=info.licence)
             self.chosenModel = path
@@ -130,7 +130,7 @@ class WeightsDialog(qt.QDialog):
             licence=entry.licence,
             source=entry.source,
         )
-        if not slicer.util.confirmOkCancelDisplay(text, _("DB-SAM models"), parent=self):
+        if not confirmed(text, self, _("DB-SAM models")):
             return
         self._job = Job(
             lambda job: download(entry.name, job.reportProgress, job.cancel),
@@ -161,8 +161,8 @@ class WeightsDialog(qt.QDialog):
 
         status = self._selected()
         text = _("Delete {path}? It can be downloaded again.").format(path=status.path or _("the interrupted download"))
-        if slicer.util.confirmOkCancelDisplay(text, _("DB-SAM models"), parent=self):
-            with slicer.util.tryWithErrorDisplay(_("The file could not be deleted.")):
+        if confirmed(text, self, _("DB-SAM models")):
+            with errorsShown(_("The file could not be deleted.")):
                 freed = clear_weights([status.entry.name])
                 self.statusLabel.text = _("{size} freed.").format(size=megabytes(freed))
                 self.refresh()

@@ -8,9 +8,11 @@ from typing import Any
 import ctk
 import qt
 import slicer
-from DBSAMSegmentLib.Panel.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
-from DBSAMSegmentLib.Panel.Packages import ensurePackages
 from slicer.i18n import tr as _
+
+from ..Panel.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from ..Panel.Dialogs import errorsShown
+from ..Panel.Packages import ensurePackages
 
 SCOPES = (("slice", _("This slice")), ("roi", _("All slices of the ROI")))
 # Stored in the editor's parameter node: name -> (label, choices, default).
@@ -110,10 +112,10 @@ class EffectOptions:
 
     def onWeights(self) -> None:
         """Opens the weights manager and takes up the model or file chosen there."""
-        with slicer.util.tryWithErrorDisplay(_("The models can't be shown."), waitCursor=False):
+        with errorsShown(_("The models can't be shown.")):
             if not ensurePackages(self.weightsButton.window()):
                 return
-            from DBSAMSegmentLib.Panel.WeightsDialog import chooseModel
+            from ..Panel.WeightsDialog import chooseModel
 
             chosen = chooseModel(self.weightsButton.window(), self._effect.parameter("Model"))
             if chosen:

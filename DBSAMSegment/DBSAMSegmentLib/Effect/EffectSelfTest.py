@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
-from DBSAMSegmentLib.Run.Runner import SegmentationRunner
-from DBSAMSegmentLib.SelfTest import BrightInsideBoxSource, brightBlockScene
+
+from ..Run.Runner import SegmentationRunner
+from ..SelfTest import BrightInsideBoxSource, brightBlockScene
 
 
 def checkBoxOnSlice() -> None:

@@ -1,0 +1,1 @@
+"""What the Segment Editor effect is made of."""

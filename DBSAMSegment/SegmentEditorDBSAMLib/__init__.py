@@ -1,1 +1,0 @@
-"""The Segment Editor effect of DB-SAM."""
