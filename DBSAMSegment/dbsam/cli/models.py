@@ -72,8 +72,9 @@ def _as_text(description: ModelDescription) -> str:
     lines += [f"{part.name:28}{part.trained:13,}{part.frozen:13,}" for part in description.parts]
     lines += [f"{'all parts':28}{description.trained:13,}{description.frozen:13,}", ""]
     config, info = description.config, description.info
+    grid = f", by way of {config.source_grid} x {config.source_grid}" if config.source_grid else ""
     facts = {
-        "input": f"{config.image_size} x {config.image_size} pixels, region {config.input_region}",
+        "input": f"{config.image_size} x {config.image_size} pixels, region {config.input_region}{grid}",
         "licence": description.licence or "none: no weights are published",
         "source": description.source,
         "weights": str(description.path) if description.path else "not on this computer",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.preprocess.sampling import Region, box_region, resample_slice, slice_region
+from dbsam.preprocess.sampling import Region, box_region, network_input, slice_region
 
 if TYPE_CHECKING:
+    import torch
+
     from dbsam.modeling.dbsam import DBSAM, EncodedImages
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -94,8 +97,9 @@ class ModelPredictor:
     """A DB-SAM, SAM or MedSAM behind the engine.
 
     Args:
-        model: In evaluation mode, on its device. With "bfloat16" its image encoder is turned into that type, but not
-            its neck: autocast would keep tokens and their norms in float32, and move twice as much memory.
+        model: In evaluation mode, on its device; it stays as it is. With "bfloat16" a copy of its image encoder is
+            turned into that type, but not its neck: autocast would keep tokens and their norms in float32, and move
+            twice as much memory.
         signature: Identifies weights and settings.
         precision: "float32", or "bfloat16" and "float16" where the device gains by it.
         compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
@@ -105,17 +109,15 @@ class ModelPredictor:
     def __init__(self, model: DBSAM, signature: str, precision: str = "float32", compiled: bool = False) -> None:
         import torch
 
-        self.model = model
+        self._dtype = getattr(torch, precision)
+        self.model = _with_encoder_in(model, torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32)
         self.signature = f"{signature}:{precision}"
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
-        self._dtype = getattr(torch, precision)
-        model.image_encoder.to(torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32)
-        model.image_encoder.neck.float()
-        self._encode: Callable[[Any, Any], EncodedImages] = model.encode
+        self._encode: Callable[[Any, Any], EncodedImages] = self.model.encode
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            self._encode = _kept(torch.compile(model.encode, mode=mode))
+            self._encode = _kept(torch.compile(self.model.encode, mode=mode))
 
     @property
     def device(self) -> str:
@@ -147,12 +149,12 @@ class ModelPredictor:
         """
         import torch
 
-        size = self.model.config.image_size
+        config = self.model.config
         inputs, valid = [], []
         for image, region in zip(images, regions, strict=True):
             if image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
-            pixels, inside = resample_slice(image, region, size)
+            pixels, inside = network_input(image, region, config.image_size, config.source_grid)
             inputs.append(pixels.transpose(2, 0, 1))
             valid.append(inside[None])
         # float16 has too small a range for the neck's norms, which autocast computes in float32.
@@ -181,6 +183,23 @@ class ModelPredictor:
         # Before torch 2.5 autocast knows no Apple GPU, not even to be switched off.
         reduced = self._dtype != torch.float32
         return torch.autocast(self._device.type, self._dtype) if reduced else nullcontext()
+
+
+def _with_encoder_in(model: DBSAM, dtype: torch.dtype) -> DBSAM:
+    """The model if its image encoder computes in `dtype` (and its neck in float32); else one with a copy that does."""
+    import torch
+
+    encoder = model.image_encoder
+    neck = {id(value) for value in encoder.neck.parameters()}
+    types = {(id(value) in neck, value.dtype) for value in encoder.parameters()}
+    if types <= {(False, dtype), (True, torch.float32)}:
+        return model
+    # The other parts are shared: what is in the memo is not copied.
+    shared = {id(part): part for name, part in model.named_children() if name != "image_encoder"}
+    copied = deepcopy(model, shared)
+    copied.image_encoder.to(dtype)
+    copied.image_encoder.neck.float()
+    return copied
 
 
 def _image_of(encoded: EncodedImages, number: int) -> EncodedImages:

@@ -1,6 +1,7 @@
 """Every setting of a DB-SAM, as one object, and the systems that are selected by name.
 
-The defaults are the paper's (MICCAI 2024, arXiv 2410.04172) and, where it is silent, its released configuration.
+The defaults are the paper's (MICCAI 2024, arXiv 2410.04172) and, where it is silent, its released configuration; only
+`source_grid` is 0, as in files that were written before there was one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class DBSAMConfig:
         input_region: What part of a slice the network sees: "pad" (whole slice, longer side to `image_size`, as SAM),
             "stretch" (whole slice to a square, as MedSAM and DB-SAM) or "box" (the box with `box_context`).
         box_context: Side of the region over the longer side of the box, with `input_region` "box".
+        source_grid: Side in pixels to which the slice is reduced before it is enlarged to `image_size`, as in training
+            on the paper's images of 256x256; 0 for straight from the slice. Only with `input_region` "stretch".
         slice_channels: Input channels of a grey slice: "repeat" or "neighbours" (the slice before, itself, the next).
         train_vit: Whether the ViT branch is trained.
         train_neck: Whether SAM's neck is trained (released configuration: yes).
@@ -102,6 +105,7 @@ class DBSAMConfig:
     pixel_norm: Literal["sam", "region"] = "sam"
     input_region: Literal["pad", "stretch", "box"] = "stretch"
     box_context: float = 1.75
+    source_grid: int = 0
     slice_channels: Literal["repeat", "neighbours"] = "repeat"
     train_vit: bool = False
     train_neck: bool = True
@@ -121,6 +125,11 @@ class DBSAMConfig:
             raise ValueError("high_res_features needs a convolution branch with at least three strided convolutions.")
         if self.full_res_channels and not (self.high_res_features and len(self.conv_channels) == 3):
             raise ValueError("full_res_channels needs high_res_features and three strided convolutions.")
+        if self.source_grid < 0 or (self.source_grid and self.input_region != "stretch"):
+            raise ValueError(
+                f"source_grid {self.source_grid} with input_region {self.input_region!r}: a grid of whole pixels needs "
+                "the slice stretched to a square ('stretch'), and 0 stands for none."
+            )
 
     @property
     def grid_size(self) -> int:
@@ -166,7 +175,7 @@ class DBSAMConfig:
         return cls(**settings)
 
 
-_PAPER = DBSAMConfig()
+_PAPER = DBSAMConfig(source_grid=256)
 _SAM = replace(
     _PAPER,
     system="sam",
@@ -174,6 +183,7 @@ _SAM = replace(
     bilateral=False,
     fusion=False,
     input_region="pad",
+    source_grid=0,
     train_neck=False,
     train_adapters=False,
 )

@@ -148,6 +148,40 @@ def resample_slice(
     return _apply(image, rows, columns), rows.valid[:, None] * columns.valid[None, :]
 
 
+def to_source_grid(image: NDArray[np.generic], region: Region, grid: int) -> NDArray[np.uint8]:
+    """Reduce a region of a slice to a grid of whole grey values, as the paper's images of 256x256 are kept.
+
+    Args:
+        image: (H, W, C), 0..255.
+        region: What to sample, within the slice.
+        grid: Side of the output in pixels.
+
+    Returns:
+        (grid, grid, C).
+    """
+    return np.rint(resample_slice(image, region, grid)[0]).clip(0, 255).astype(np.uint8)
+
+
+def network_input(
+    image: NDArray[np.uint8], region: Region, size: int, source_grid: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sample a region of a slice to the network's input, by way of the grid on which it was trained.
+
+    Args:
+        image: (H, W, C), 0..255.
+        region: What to sample.
+        size: Side of the input in pixels.
+        source_grid: Side of the grid between; 0 for none. See `DBSAMConfig.source_grid`.
+
+    Returns:
+        As `resample_slice`.
+    """
+    if not source_grid:
+        return resample_slice(image, region, size)
+    whole = slice_region((source_grid, source_grid), (1.0, 1.0), square=False)
+    return resample_slice(to_source_grid(image, region, source_grid), whole, size)
+
+
 def logits_to_slice(
     logits: NDArray[np.floating], region: Region, slice_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float32], tuple[slice, slice]]:

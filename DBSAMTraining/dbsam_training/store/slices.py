@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.preprocess.intensity import resolve_intensity
-from dbsam.preprocess.sampling import resample_slice, slice_region
+from dbsam.preprocess.sampling import resample_slice, slice_region, to_source_grid
 from dbsam_training.data.case import Case, structure_ids
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.store.format import PATCH_SIZE, Sample
@@ -43,11 +43,9 @@ def cut_slices(info: DatasetInfo, case: Case, intensity: str) -> Iterator[Sample
         grey = np.atleast_3d(window.apply(image))
         here = [(n, np.isin(ids_here, ids)) for n, (_, ids) in enumerate(objects)]
         shown = [(n, inside) for n, inside in here if inside.any()]
-        stack = np.dstack([grey, *(inside for _, inside in shown)]).astype(np.float32)
-        resized = resample_slice(stack, region, PATCH_SIZE)[0]
-        channels = grey.shape[2]
-        square = np.rint(resized[..., :channels]).clip(0, 255).astype(np.uint8)
-        for (n, _), cover in zip(shown, np.moveaxis(resized[..., channels:], 2, 0), strict=True):
+        square = to_source_grid(grey, region, PATCH_SIZE)
+        covers = resample_slice(np.dstack([inside for _, inside in shown]).astype(np.float32), region, PATCH_SIZE)[0]
+        for (n, _), cover in zip(shown, np.moveaxis(covers, 2, 0), strict=True):
             mask = cover >= 0.5
             if mask.any():
                 prompt = region.boxes_to_input(rectangles[n], PATCH_SIZE)[0].astype(np.float32)

@@ -11,7 +11,7 @@ from dbsam_training.data.licences import is_open
 from dbsam_training.data.tasks import TaskRegistry
 from dbsam_training.recipe import DataOptions, Recipe
 from dbsam_training.schema import SettingError, closest
-from dbsam_training.store.format import TrainingStore, read_store_facts
+from dbsam_training.store.format import PATCH_SIZE, TrainingStore, read_store_facts
 from dbsam_training.store.prepare import would_change
 from dbsam_training.store.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.trainer.run_folder import BEST, LAST
@@ -29,8 +29,10 @@ def open_stores(folders: Sequence[Path], recipe: Recipe) -> TrainingStore:
     Raises:
         StoreError: A folder is no store.
         SettingError: A store was made for another kind of recipe, holds data sets that `data.licence` excludes, or
-            lacks data sets that `data.dataset_weights` names.
+            lacks data sets that `data.dataset_weights` names; or the model would be shown other pixels than it learns
+            from.
     """
+    _check_source_grid(recipe)
     for folder in folders:
         options = read_store_facts(folder)["options"]
         for name in _SHARED_OPTIONS:
@@ -50,6 +52,17 @@ def open_stores(folders: Sequence[Path], recipe: Recipe) -> TrainingStore:
     if len(choose_samples(store, recipe.run.validate_per_dataset)) == 0:
         logger.warning("There is no validation sample: nothing tells which state is best, and %s is the last.", BEST)
     return store
+
+
+def _check_source_grid(recipe: Recipe) -> None:
+    """A system that sees whole slices must be shown them in use as training shows them."""
+    config, protocol = recipe.model.config, recipe.data.protocol
+    grid = PATCH_SIZE if protocol == "slices" else 0
+    if config.input_region == "stretch" and config.source_grid != grid:
+        raise SettingError(
+            f"model.settings.source_grid is {config.source_grid}, and data.protocol {protocol!r} needs {grid}: the "
+            f"model would be used on other pixels than it is trained on. Set it to {grid}."
+        )
 
 
 def _check_licences(store: TrainingStore) -> None:
