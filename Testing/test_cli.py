@@ -82,7 +82,16 @@ def test_a_picture_and_a_rectangle_give_a_picture(weights):
     assert images.read_labelmap("mask.png")[0].shape == (1, 20, 24)
 
 
-@pytest.mark.parametrize("window", [["--window", "-600,1500"], ["--window=-600/1500"], ["--window", "-600/1500"]])
+@pytest.mark.parametrize(
+    "window",
+    [
+        ["--window", "-600,1500"],
+        ["--window=-600/1500"],
+        ["--window", "-600/1500"],
+        ["--window", "-1,2", "--window", "-600,1500"],
+        ["--window", "-.5,2", "--axis", "k", "--window=-1,2", "--window", "-600,1500"],
+    ],
+)
 def test_a_window_may_have_a_negative_level(weights, capsys, window):
     assert segment(weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "m.nrrd", "--json", *window) == 0
     window_used = json.loads(capsys.readouterr().out)["segments"][0]["intensity"]

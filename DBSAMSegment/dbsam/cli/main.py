@@ -6,10 +6,12 @@ import argparse
 import io
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that a terminal can't show must not end the work
             stream.reconfigure(errors="backslashreplace")
-    arguments = build_parser().parse_args(_join_negative_window(sys.argv[1:] if argv is None else argv))
+    arguments = build_parser().parse_args(_with_negative_values(sys.argv[1:] if argv is None else argv))
     with log_to_terminal(arguments.verbose, arguments.quiet):
         return int(_run(arguments))
 
@@ -335,14 +337,20 @@ def _window(text: str) -> str | tuple[float, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _join_negative_window(argv: Sequence[str]) -> list[str]:
-    """`--window -600,1500` as `--window=-600,1500`, because argparse takes the former for an option."""
-    joined = list(argv)
-    for position in range(len(joined) - 1):
-        if joined[position] == "--window" and joined[position + 1][:2].strip("-").isdigit():
-            joined[position : position + 2] = [f"--window={joined[position + 1]}"]
-            break
-    return joined
+def _with_negative_values(argv: Sequence[str]) -> list[str]:
+    """The arguments in forms that argparse takes for values where they begin with a minus sign.
+
+    `--window -600,1500` becomes `--window=-600,1500`; -1e-3 and -1. become -0.001 and -1.
+    """
+    prepared: list[str] = []
+    for argument in argv:
+        if prepared and prepared[-1] == "--window" and re.match(r"-[.\d]", argument):
+            prepared[-1] = f"--window={argument}"
+        elif re.fullmatch(r"-\d*\.?\d*(e[+-]?\d+)?", argument, re.IGNORECASE) and any(map(str.isdigit, argument)):
+            prepared.append(f"{Decimal(argument):f}")
+        else:
+            prepared.append(argument)
+    return prepared
 
 
 def _interrupt(cancel: CancelToken, number: int, frame: object) -> None:

@@ -28,6 +28,7 @@ LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")
 """Labelmap files that are written: one file each, without loss, with the volume's geometry (2D formats: none)."""
 
 _FLAT_ENDINGS = (".png", ".tif", ".tiff")
+_PICTURE_ENDINGS = (*_FLAT_ENDINGS, ".jpg", ".jpeg")
 _LARGEST_COSINE = 1e-4  # of axes at right angles: files round directions, which moves no voxel by 0.1 mm
 _POSITION = "0020|0032"
 
@@ -75,7 +76,8 @@ def read_volume(path: str | os.PathLike[str], series_uid: str | None = None) -> 
         image = _read_file(location)
     image = _three_dimensional(image, location)
     voxels = _grey_or_rgb(sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel(), location)
-    return Volume(voxels, geometry_of(image))
+    is_picture = location.suffix.lower() in _PICTURE_ENDINGS  # what resolution they state is that of a print
+    return Volume(voxels, geometry_of(image), spacing_known=not is_picture)
 
 
 def read_labelmap(path: str | os.PathLike[str]) -> tuple[NDArray[np.generic], ImageGeometry]:

@@ -20,11 +20,13 @@ class Volume:
         voxels: (K, J, I) grey or (K, J, I, 3) colour, of any real type. Not copied; not to be changed while in use.
         geometry: The grid; its dimensions are the array's.
         identity: Tells volumes apart in the embedding cache; a hash of the voxels by default.
+        spacing_known: False for a picture of which nobody knows how large a pixel is; it counts as 1 mm then.
     """
 
     voxels: NDArray[np.generic]
     geometry: ImageGeometry
     identity: str = ""
+    spacing_known: bool = True
 
     def __post_init__(self) -> None:
         voxels = self.voxels
@@ -39,12 +41,12 @@ class Volume:
             object.__setattr__(self, "identity", _content_hash(voxels, self.geometry))
 
     @classmethod
-    def from_image2d(cls, pixels: NDArray[np.generic], spacing_xy: Sequence[float] = (1.0, 1.0)) -> Volume:
+    def from_image2d(cls, pixels: NDArray[np.generic], spacing_xy: Sequence[float] | None = None) -> Volume:
         """Returns a 2D image as a volume with one K-slice.
 
         Args:
             pixels: (H, W) grey or (H, W, 3) colour.
-            spacing_xy: Pixel spacing along x (columns) and y (rows), in mm.
+            spacing_xy: Pixel spacing along x (columns) and y (rows), in mm; None where it isn't known.
 
         Raises:
             ValueError: the array is of another shape.
@@ -52,7 +54,8 @@ class Volume:
         if pixels.ndim not in (2, 3):
             raise ValueError(f"A 2D image is (H, W), or (H, W, 3) in colour, not {pixels.shape}.")
         height, width = pixels.shape[:2]
-        return cls(pixels[None], ImageGeometry.from_spacing((*spacing_xy, 1.0), (width, height, 1)))
+        geometry = ImageGeometry.from_spacing((*(spacing_xy or (1.0, 1.0)), 1.0), (width, height, 1))
+        return cls(pixels[None], geometry, spacing_known=spacing_xy is not None)
 
     @property
     def is_colour(self) -> bool:
