@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.preprocess.volume import Volume
 from dbsam_training.evaluate.baselines import (
@@ -17,7 +18,7 @@ from dbsam_training.evaluate.baselines import (
     largest_component,
     otsu_threshold,
 )
-from dbsam_training.evaluate.prompts import paper_boxes, roi_box, slice_stack, tight_box_xyxy
+from dbsam_training.evaluate.prompts import paper_boxes, roi_box, slice_stack
 
 
 def disc_image(colour: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +48,7 @@ def test_the_ellipse_fills_pi_quarters_of_its_box_and_touches_its_sides() -> Non
     volume = Volume.from_image2d(np.eye(200, 300, dtype=np.uint8))
     (found,) = BoxEllipse().segment_slices(volume, 2, [{0: np.array([49.5, 19.5, 249.5, 119.5])}])
     assert found.sum() == pytest.approx(np.pi / 4 * 200 * 100, rel=0.005)
-    assert tight_box_xyxy(found[0]).tolist() == [49.5, 19.5, 249.5, 119.5]
+    assert mask_box_xyxy(found[0]).tolist() == [49.5, 19.5, 249.5, 119.5]
 
 
 def test_the_ellipsoid_of_a_rotated_box_has_its_volume_and_stays_inside() -> None:

@@ -82,7 +82,7 @@ def test_a_log_that_cannot_be_written_leaves_no_temporary_file(tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dbsam_training.trainer.run_folder.os.replace", full)
+    monkeypatch.setattr("dbsam.io.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         CsvLog(tmp_path / "train.csv", ("step", "loss"), 0)
     assert list(tmp_path.iterdir()) == []

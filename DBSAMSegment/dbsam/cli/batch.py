@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbsam.cli.batch_records import BatchRecords, Record
 from dbsam.cli.batch_states import State, fingerprint, name_of, state_of_model, states_of_inputs
-from dbsam.cli.case import Case, check_place, run_case
+from dbsam.cli.case import Case, run_case
 from dbsam.geometry.grid import AXIS_NAMES
 from dbsam.inference.predictor import DeviceError
 from dbsam.inference.segmenter import STRATEGIES
+from dbsam.io.files import check_place
 from dbsam.progress import Cancelled
 from dbsam.weights.download import DownloadError
 from dbsam.weights.metadata import CheckpointError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.io.files import check_place
 from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
 from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
 from dbsam.preprocess.prompts import PromptPlan
@@ -152,23 +152,6 @@ def run_case(
 
 def _is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd")
-
-
-def check_place(path: Path) -> None:
-    """Refuse a path at which no file can come to be.
-
-    Raises:
-        OSError: It is a folder, is below a file or a missing drive, or its folder may not be written.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
-    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
-    if above is None:
-        raise FileNotFoundError(f"{path}: its drive or share {path.absolute().anchor} is not there.")
-    if not above.is_dir():
-        raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: nothing may be written into {above}; choose another folder.")
 
 
 def _read_files(case: Case) -> list[MarkupsRoi]:

@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from dbsam.geometry.plane_cut import TOLERANCE, BoxInSlices, FloatArray, clip_polygon
 
 _SMALLEST_HALF_AXIS_MM = 1e-6
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""The affine between the coordinates of Slicer and NIfTI and those of DICOM and ITK; its own inverse."""
+
 _ANATOMICAL_DIRECTIONS = ("sagittal", "coronal", "axial")  # slicing along R, A, S
 _VOXEL_AXES = {name: axis for names in ("ijk", "012") for axis, name in enumerate(names)}
 

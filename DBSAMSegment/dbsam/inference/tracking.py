@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.geometry.grid import FloatArray
 from dbsam.inference.decoding import SliceMask
 from dbsam.preprocess.prompts import Window
@@ -93,7 +94,7 @@ class Track:
         Args:
             limit_xyxy: The prompt's rectangle on that slice.
         """
-        box = mask_box_xyxy(self._last.mask, self._window)
+        box = self._last_box()
         margin = self._margin_xy(box)
         low = np.maximum(box[:2] - margin, limit_xyxy[:2])
         high = np.minimum(box[2:] + margin, limit_xyxy[2:])
@@ -105,7 +106,7 @@ class Track:
         Parts that lie away from the last mask are dropped. A weak slice is decided by those after it: the object may
         go on, or have ended.
         """
-        reach_xy = np.ceil(self._margin_xy(mask_box_xyxy(self._last.mask, self._window))).astype(int)
+        reach_xy = np.ceil(self._margin_xy(self._last_box())).astype(int)
         mask = parts_touching(found.mask, grown(self._last.mask, reach_xy[1], reach_xy[0]))
         found = replace(found, mask=mask, touches_edge=found.touches_edge and bool(mask.any()))
         self._undecided.append(found)
@@ -139,6 +140,10 @@ class Track:
     def _collapsed(self, found: SliceMask) -> bool:
         return found.area_pixels < self._rule.least_area_share * self._last_area
 
+    def _last_box(self) -> FloatArray:
+        """The tight rectangle (4,) of the last mask, in continuous pixel coordinates of the slice."""
+        return mask_box_xyxy(self._last.mask) + np.tile([self._window.x_first, self._window.y_first], 2)
+
     def _margin_xy(self, box_xyxy: FloatArray) -> FloatArray:
         """Margin along x and y in pixels, wider by every slice that was weak."""
         rule = self._rule
@@ -146,14 +151,6 @@ class Track:
         slices = len(self._undecided) + 1
         margin_mm = max(rule.margin_slice_distances * self._slice_distance_mm * slices, rule.margin_share * size_mm)
         return np.maximum(margin_mm / self._spacing_xy, rule.margin_pixels)
-
-
-def mask_box_xyxy(mask: NDArray[np.bool_], window: Window) -> FloatArray:
-    """Returns the tight rectangle (4,), in continuous pixel coordinates of the slice, of a mask that isn't empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    first, last = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]])
-    origin = np.array([window.x_first, window.y_first])
-    return np.concatenate([origin + first - 0.5, origin + last + 0.5])
 
 
 def grown(mask: NDArray[np.bool_], reach_y: int, reach_x: int) -> NDArray[np.bool_]:

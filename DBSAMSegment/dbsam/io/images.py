@@ -16,12 +16,12 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam.io import png
 from dbsam.io.dicom import SlicePlace, check_stack
+from dbsam.io.files import atomic_path
 from dbsam.io.itk_names import name_for_itk
 from dbsam.io.nifti import NIFTI_ENDINGS, is_truncated
-from dbsam.io.seg_nrrd import LPS_FROM_RAS, atomic_path
 from dbsam.preprocess.volume import Volume
 
 LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")

@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from dbsam.geometry.grid import OrientedBox
+from dbsam.geometry.grid import LPS_FROM_RAS, OrientedBox
+from dbsam.io.files import atomic_path
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
 # Multiplying by it changes RAS to LPS and back.
-_FLIPS = {"LPS": np.array([-1.0, -1.0, 1.0]), "RAS": np.array([1.0, 1.0, 1.0])}
+_FLIPS = {"LPS": np.diag(LPS_FROM_RAS)[:3], "RAS": np.ones(3)}
 _LARGEST_COSINE = 1e-3  # lets files pass whose numbers were rounded by hand
 _AXIS_ALIGNED = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -105,7 +106,8 @@ def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
     if not rois:
         raise ValueError(f"There is no ROI to write to {path}.")
     document = {"@schema": _SCHEMA, "markups": [_markup_from_roi(each) for each in rois]}
-    path.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
 
 def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> MarkupsRoi:

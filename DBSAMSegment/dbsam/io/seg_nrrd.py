@@ -9,22 +9,19 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry
+from dbsam.geometry.bounds import index_bounds
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
+from dbsam.io.files import atomic_path
 
 if TYPE_CHECKING:
     from dbsam.inference.segmenter import VolumeSegmentation
-
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 PALETTE_RGB = (
     (0.90, 0.38, 0.20),
@@ -153,21 +150,6 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
             raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, moved to `path` when the block ends and deleted when it fails.
-
-    Readers see the old file or the whole new one. The path has the name's endings, by which writers know the format,
-    in lower case, because some know no other.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dbsam-", dir=target.parent) as folder:
-        temporary = Path(folder) / target.name.lower()
-        yield temporary
-        os.replace(temporary, target)
-
-
 def _place_in_layers(segments: Sequence[Segment], geometry: ImageGeometry) -> list[tuple[int, int]]:
     """For each segment the first layer where it overlaps nothing, and its label value there (from 1)."""
     occupied: list[NDArray[np.bool_]] = []
@@ -187,11 +169,10 @@ def _place_in_layers(segments: Sequence[Segment], geometry: ImageGeometry) -> li
 
 def _extent(inside: NDArray[np.bool_], offset_ijk: tuple[int, int, int]) -> str:
     """First and last index of the segment along I, J, K, both included; 0 -1 for none, as in VTK."""
-    limits = []
-    for axis_ijk, offset in enumerate(offset_ijk):
-        indices = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != 2 - axis_ijk)))
-        limits += [indices[0] + offset, indices[-1] + offset] if len(indices) else [0, -1]
-    return " ".join(str(limit) for limit in limits)
+    if not inside.any():
+        return "0 -1 0 -1 0 -1"
+    limits = np.stack(index_bounds(inside)).T[::-1] + np.reshape(offset_ijk, (3, 1))
+    return " ".join(map(str, limits.ravel().tolist()))
 
 
 def _nrrd_header(voxels: NDArray[np.generic], geometry: ImageGeometry, layer_count: int) -> str:

@@ -18,8 +18,7 @@ from dbsam.geometry.grid import (
     slice_axes,
     slice_boxes_xyxy,
 )
-
-_TOLERANCE = 1e-9  # pixels; a voxel centre on an edge is inside, as in `dbsam.geometry.grid`
+from dbsam.geometry.plane_cut import TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +54,10 @@ class Window:
         """Returns the pixels whose centres lie in a rectangle; without pixels, a last index is below its first."""
         x_min, y_min, x_max, y_max = (float(edge) for edge in box_xyxy)
         return cls(
-            math.ceil(x_min - _TOLERANCE),
-            math.ceil(y_min - _TOLERANCE),
-            math.floor(x_max + _TOLERANCE),
-            math.floor(y_max + _TOLERANCE),
+            math.ceil(x_min - TOLERANCE),
+            math.ceil(y_min - TOLERANCE),
+            math.floor(x_max + TOLERANCE),
+            math.floor(y_max + TOLERANCE),
         )
 
     @property

@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import sys
-import threading
 from pathlib import Path
 
+from dbsam.io.files import atomic_path
 from dbsam.progress import CancelToken, ProgressCallback
 from dbsam.weights.download import digest_of
 
@@ -83,11 +83,9 @@ def _read_record(record: Path) -> dict | None:
 
 
 def _write_record(record: Path, values: dict) -> None:
-    temporary = record.with_name(f"{record.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values), encoding="utf-8")
-        os.replace(temporary, record)
+        with atomic_path(record) as temporary:
+            temporary.write_text(json.dumps(values), encoding="utf-8")
     except OSError as error:
         # A cache folder that cannot be written costs a second at the next start, no more.
         logger.info("The digest of %s is not remembered: %s", values["state"]["path"], error)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
-import threading
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -20,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dbsam.io.files import atomic_path
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.dbsam import DBSAM
@@ -96,17 +95,12 @@ def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: 
         if key in keys
     }
     info = replace(info, tensors_sha256=_tensors_sha256(tensors))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as stream:  # safetensors' own files could be read by their owner alone
-            stream.write(save(tensors, metadata=info.to_metadata()))
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"Cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        try:
+            # safetensors' own files could be read by their owner alone
+            temporary.write_bytes(save(tensors, metadata=info.to_metadata()))
+        except SafetensorError as error:
+            raise OSError(f"Cannot write {path}: {error}") from error
     return info
 
 

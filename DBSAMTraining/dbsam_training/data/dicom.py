@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.grid import LPS_FROM_RAS
 from dbsam_training.data.folders import Contents, FolderSource
-from dbsam_training.data.images import LPS_TO_RAS
 from dbsam_training.data.label_ids import LabelIds
 from dbsam_training.schema import SettingError
 
@@ -75,7 +75,7 @@ class DicomFolder(FolderSource):
         affine = image.affine  # from (slice, row, column) to LPS
         ijk_to_lps = np.column_stack([affine[:, 2], affine[:, 1], affine[:, 0], affine[:, 3]])
         ordered = tuple((name, regions[name]) for name in known if regions.get(name))
-        return Contents(image.array, labels, LPS_TO_RAS @ ijk_to_lps, ordered)
+        return Contents(image.array, labels, LPS_FROM_RAS @ ijk_to_lps, ordered)
 
 
 def overlaid(

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam_training.data.case import Case, CaseError, Structure, structure_ids
 from dbsam_training.data.dataset_info import DatasetInfo
-from dbsam_training.data.images import LPS_TO_RAS
 from dbsam_training.data.splits import made_split, patients_of, stated_split
 from dbsam_training.schema import SettingError
 
@@ -102,7 +101,7 @@ class FolderSource(ABC):
             raise CaseError(name, f"unreadable: {lines[-1].strip()}") from error
         if voxels.shape[:3] != labels.shape:
             raise CaseError(name, f"image has K,J,I = {voxels.shape[:3]}, labels have {labels.shape}: they must agree")
-        affine = ijk_to_ras if ijk_to_ras is not None else np.diag([-1.0, -1.0, 1.0, 1.0])
+        affine = ijk_to_ras if ijk_to_ras is not None else LPS_FROM_RAS
         k, j, i = labels.shape
         geometry = ImageGeometry(affine, (i, j, k))
         spacing = None if ijk_to_ras is None else geometry.spacing_mm
@@ -117,7 +116,7 @@ class FolderSource(ABC):
 
 def lps_affine(spacing_xyz: Sequence[float]) -> NDArray[np.float64]:
     """The affine to RAS of an image whose axes run to the left, back and top."""
-    return LPS_TO_RAS @ np.diag([*spacing_xyz, 1.0])
+    return LPS_FROM_RAS @ np.diag([*spacing_xyz, 1.0])
 
 
 def _read_info(folder: Path, structures: Sequence[str]) -> tuple[DatasetInfo, bool]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbsam.geometry.grid import LPS_FROM_RAS
 from dbsam.io.itk_names import name_for_itk
 from dbsam.io.nifti import NIFTI_ENDINGS, is_truncated
 
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 NIFTI_1_HEADER_BYTES, NIFTI_2_HEADER_BYTES = 348, 540
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def _read_picture(path: Path, as_labels: bool) -> ImageFile:
             array = np.array(picture)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    return ImageFile(array[np.newaxis], LPS_TO_RAS, spacing_known=False)
+    return ImageFile(array[np.newaxis], LPS_FROM_RAS, spacing_known=False)
 
 
 def _read_with_simpleitk(path: Path) -> ImageFile:
@@ -149,7 +149,7 @@ def _read_with_simpleitk(path: Path) -> ImageFile:
     non_finite = _non_finite_in_nifti(path) if path.name.endswith(NIFTI_ENDINGS) else _non_finite(array)
     spacing_known = path.suffix.lower() not in (".tif", ".tiff")
     along_i, along_j, along_k = spacing.tolist()
-    return ImageFile(array, LPS_TO_RAS @ affine, spacing_known, (along_i, along_j, along_k), non_finite)
+    return ImageFile(array, LPS_FROM_RAS @ affine, spacing_known, (along_i, along_j, along_k), non_finite)
 
 
 def same_grid(one: NDArray[np.float64], other: NDArray[np.float64], shape_KJI: Sequence[int]) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam_training.data.case import Case, CaseError, Structure
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.data.images import ImageFile, read_image, read_labels, same_grid
@@ -142,7 +142,7 @@ class RawDataset:
                 f"dataset.json says {self.info.dimension}D, but K,J,I = {shape_KJI}; treated as {2 if flat else 3}D"
             )
         spacing_known = image.spacing_known and self.info.spacing.lower() not in ("none", "unknown")
-        ijk_to_ras = image.ijk_to_ras if spacing_known or not flat else np.diag([-1.0, -1.0, 1.0, 1.0])
+        ijk_to_ras = image.ijk_to_ras if spacing_known or not flat else LPS_FROM_RAS
         return Case(
             name=name,
             voxels_KJI=image.array_KJI,

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry
-from dbsam_training.data.images import LPS_TO_RAS
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam_training.data.label_ids import LabelIds
 
 LEAST_CASES_TO_SPLIT = 3
@@ -96,7 +95,7 @@ def _write(
 def _write_image(path: Path, array_KJI: NDArray[Any], geometry: ImageGeometry, compressed: bool) -> None:
     import SimpleITK as sitk  # slow to import
 
-    affine = LPS_TO_RAS @ geometry.ijk_to_ras
+    affine = LPS_FROM_RAS @ geometry.ijk_to_ras
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image = sitk.GetImageFromArray(array_KJI, isVector=array_KJI.ndim == 4)
     image.SetSpacing(spacing.tolist())

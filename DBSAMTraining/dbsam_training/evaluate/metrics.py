@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from surface_distance import lookup_tables  # type: ignore[import-untyped]
 
+from dbsam.geometry.bounds import index_bounds
+
 BoolArray = NDArray[np.bool_]
 
 TOLERANCE_MM = 1.0
@@ -120,11 +122,7 @@ def scale_mask(mask: BoolArray, longer_side: int) -> BoolArray:
 
 
 def _bounding_box(mask: BoolArray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return tuple(box)
+    return tuple(slice(first, last + 1) for first, last in zip(*index_bounds(mask), strict=True))
 
 
 def _neighbour_codes(mask: BoolArray, kernel: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -8,7 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.bounds import index_bounds, mask_box_xyxy
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.preprocess.prompts import Window
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -41,7 +43,7 @@ def paper_boxes(mask_KJI: BoolArray, axis: int, seed_name: str) -> dict[int, Flo
     for index in np.flatnonzero(slices.any(axis=(1, 2))).tolist():
         digest = hashlib.sha256(f"{seed_name}/{index}".encode()).digest()
         loose = np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(0, PAPER_LOOSENESS_PX, 4)
-        box = tight_box_xyxy(slices[index]) + loose * scale_xyxy * [-1, -1, 1, 1]
+        box = mask_box_xyxy(slices[index]) + loose * scale_xyxy * [-1, -1, 1, 1]
         boxes[index] = np.clip(box, -0.5, [width - 0.5, height - 0.5, width - 0.5, height - 0.5])
     return boxes
 
@@ -54,37 +56,17 @@ def roi_box(mask_KJI: BoolArray, geometry: ImageGeometry, axis: int) -> Oriented
         geometry: the mask's grid.
         axis: slice axis, 0, 1, 2 for I, J, K.
     """
-    low, high = tight_bounds_ijk(mask_KJI)
+    low, high = (bound[::-1] for bound in index_bounds(mask_KJI))
     loose = np.full(3, ROI_LOOSENESS_VOXELS)
     loose[axis] = ROI_LOOSENESS_SLICES
     last = np.array(geometry.dimensions_ijk) - 1
     return OrientedBox.from_ijk(np.maximum(low - loose, 0).tolist(), np.minimum(high + loose, last).tolist(), geometry)
 
 
-def tight_bounds_ijk(mask_KJI: BoolArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Lowest and highest voxel index of a mask along I, J, K, both included.
-
-    Raises:
-        ValueError: the mask is empty.
-    """
-    voxels_kji = np.nonzero(mask_KJI)
-    if not len(voxels_kji[0]):
-        raise ValueError("An empty mask has no box.")
-    return np.array([axis.min() for axis in voxels_kji[::-1]]), np.array([axis.max() for axis in voxels_kji[::-1]])
-
-
-def tight_box_xyxy(mask: BoolArray) -> FloatArray:
-    """Edges (4,) of the box round a slice's mask [y, x], in continuous pixel coordinates."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5])
-
-
 def pixels_in_box(box_xyxy: FloatArray, slice_hw: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns of the pixels whose centres lie in a box of a slice."""
-    x0, y0, x1, y1 = box_xyxy
-    first_row, first_column = max(int(np.ceil(y0)), 0), max(int(np.ceil(x0)), 0)
-    last_row, last_column = min(int(np.floor(y1)), slice_hw[0] - 1), min(int(np.floor(x1)), slice_hw[1] - 1)
-    return slice(first_row, max(last_row + 1, first_row)), slice(first_column, max(last_column + 1, first_column))
+    height, width = slice_hw[:2]
+    return Window.of_centres_in(box_xyxy).within(Window(0, 0, width - 1, height - 1))
 
 
 def slice_stack(array_KJI: NDArray[Scalar], axis: int) -> NDArray[Scalar]:

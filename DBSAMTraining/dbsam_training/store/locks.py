@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from dbsam.io.files import remove_unfinished
 from dbsam.progress import Cancelled, CancelToken
 from dbsam.weights.filelock import exclusive_lock
 from dbsam_training.schema import SettingError
@@ -31,4 +32,5 @@ def sole_use(folder: Path) -> Iterator[None]:
             raise SettingError(
                 f"Another process is at work in {folder}: wait until it has ended, or name another output folder."
             ) from error
+        remove_unfinished(folder)
         yield

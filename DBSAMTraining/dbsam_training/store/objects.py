@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.geometry.grid import slice_axes
 from dbsam.preprocess.intensity import IntensityWindow, resolve_intensity
 from dbsam.preprocess.sampling import Region, resample_slice
@@ -168,5 +169,4 @@ def cut_slice_object(
 def _loose_prompt(mask_KJI: NDArray[np.bool_], axis: int, index: int) -> NDArray[np.float64]:
     """The whole object's rectangle, as a 3D box shows it on this slice."""
     mask: NDArray[np.bool_] = np.any(mask_KJI, axis=2 - axis)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5])
+    return mask_box_xyxy(mask)

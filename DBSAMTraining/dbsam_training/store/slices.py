@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.preprocess.intensity import resolve_intensity
 from dbsam.preprocess.sampling import resample_slice, slice_region, to_source_grid
 from dbsam_training.data.case import Case, structure_ids
@@ -57,5 +58,4 @@ def _rectangle(labels: NDArray[np.integer], ids: tuple[int, ...]) -> NDArray[np.
     seen = np.zeros(labels.shape[1:], bool)
     for ids_here in labels:
         seen |= np.isin(ids_here, ids)
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    return np.array([columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5])
+    return mask_box_xyxy(seen)

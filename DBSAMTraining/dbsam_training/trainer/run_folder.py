@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from dbsam.io.files import atomic_path
 
 STATE_FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -26,17 +27,11 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written, such as on a full disk.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": STATE_FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            torch.save({"format": STATE_FORMAT, **state}, temporary)
     except RuntimeError as error:  # how torch.save reports a failed write
         raise OSError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -68,15 +63,10 @@ class CsvLog:
     def __init__(self, path: Path, columns: Iterable[str], last_step: int) -> None:
         self.path, self._columns = path, list(columns)
         kept = [row for row in read_log(path) if row["step"] <= last_step]
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
-                writer.writeheader()
-                writer.writerows({**row, "step": int(row["step"])} for row in kept)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, "step": int(row["step"])} for row in kept)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self._columns, restval="", lineterminator="\n")
 

@@ -1,0 +1,55 @@
+"""Where files may come to be, and how they come to be whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = ".dbsam-"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, moved to `path` when the block ends and deleted when it fails.
+
+    Readers see the old file or the whole new one, also after a power cut. The path has the name's endings, by which
+    writers know the format, in lower case, because some know no other. The folder of `path` is made.
+
+    Raises:
+        OSError: The file cannot be written; a former one stays.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
+        temporary = Path(folder) / target.name.lower()
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed within `atomic_path` left in a folder that nobody else writes to."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which no file can come to be.
+
+    Raises:
+        OSError: It is a folder, is below a file or a missing drive, or its folder may not be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, where a file is to be written; name a file in it.")
+    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if above is None:
+        raise FileNotFoundError(f"{path}: its drive or share {path.absolute().anchor} is not there.")
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: nothing may be written into {above}; choose another folder.")
