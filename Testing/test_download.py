@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from dbsam.io.files import exclusive_lock
 from dbsam.progress import Cancelled, CancelToken, Progress
 from dbsam.weights import download
-from dbsam.weights.download import Digest, DownloadError, Patience, RemoteFile, download_file
-from dbsam.weights.filelock import exclusive_lock
+from dbsam.weights.download import Digest, DownloadError, RemoteFile, RetryPolicy, download_file
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HALF = len(CONTENT) // 2
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-IMPATIENT = Patience(stall_seconds=1.2, attempts=2, pause_seconds=0.01)
+IMPATIENT = RetryPolicy(stall_seconds=1.2, attempts=2, pause_seconds=0.01)
 
 
 class Server(ThreadingHTTPServer):
@@ -170,7 +170,7 @@ def test_a_server_that_closes_early_is_asked_for_the_rest(
     server: Server, remote: RemoteFile, destination: Path
 ) -> None:
     server.bytes_per_connection = HALF
-    download_file(remote, destination, patience=IMPATIENT)
+    download_file(remote, destination, retry=IMPATIENT)
     assert server.requested_ranges == [None, f"bytes={HALF}-"]
     assert destination.read_bytes() == CONTENT
 
@@ -190,7 +190,7 @@ def test_a_server_that_closes_early_and_ignores_ranges_ends_in_an_error(
 ) -> None:
     server.knows_ranges, server.bytes_per_connection = False, HALF
     with pytest.raises(DownloadError, match="closed the connection early"):
-        download_file(remote, destination, patience=IMPATIENT)
+        download_file(remote, destination, retry=IMPATIENT)
     assert len(server.requested_ranges) == 1 + IMPATIENT.attempts
     assert not destination.exists()
 
@@ -201,7 +201,7 @@ def test_a_stalled_connection_is_dropped_and_what_arrived_is_kept(
     server.bytes_per_connection, server.stalls = HALF // 2, True
     part_of(destination, CONTENT[:HALF])
     began = time.monotonic()
-    download_file(remote, destination, patience=IMPATIENT)
+    download_file(remote, destination, retry=IMPATIENT)
     assert destination.read_bytes() == CONTENT
     assert server.requested_ranges == [f"bytes={HALF}-", f"bytes={HALF + HALF // 2}-"]
     assert time.monotonic() - began < 5
@@ -213,7 +213,7 @@ def test_a_server_that_never_sends_a_byte_ends_in_an_error(
     server.bytes_per_connection, server.stalls = 0, True
     part_of(destination, CONTENT[:HALF])
     with pytest.raises(DownloadError, match=rf"no byte arrived for 1.2 s. {HALF:,} of {len(CONTENT):,} bytes are kept"):
-        download_file(remote, destination, patience=IMPATIENT)
+        download_file(remote, destination, retry=IMPATIENT)
     assert len(server.requested_ranges) == IMPATIENT.attempts
     assert part_of(destination).read_bytes() == CONTENT[:HALF]
 
@@ -247,7 +247,7 @@ def test_a_file_that_shrank_on_the_server_is_refused_and_its_part_removed(
     server.content = CONTENT[:HALF]
     part_of(destination, CONTENT[: HALF + 1])
     with pytest.raises(DownloadError, match=f"offers {HALF:,} bytes"):
-        download_file(remote, destination, patience=IMPATIENT)
+        download_file(remote, destination, retry=IMPATIENT)
     assert server.requested_ranges == [f"bytes={HALF + 1}-", None]
     assert not part_of(destination).exists()
 
@@ -261,7 +261,7 @@ def test_a_missing_file_is_reported_at_once(server: Server, remote: RemoteFile, 
 
 def test_a_busy_server_is_asked_again(server: Server, remote: RemoteFile, destination: Path) -> None:
     server.status, server.failures = 503, 1
-    download_file(remote, destination, patience=IMPATIENT)
+    download_file(remote, destination, retry=IMPATIENT)
     assert destination.read_bytes() == CONTENT
 
 
@@ -269,7 +269,7 @@ def test_a_server_that_is_not_there_is_an_error_that_names_another_way(remote: R
     with Server() as gone:
         url = gone.url
     with pytest.raises(DownloadError, match=rf"connection failed .*save it as {re.escape(str(destination))}"):
-        download_file(replace(remote, url=url), destination, patience=IMPATIENT)
+        download_file(replace(remote, url=url), destination, retry=IMPATIENT)
 
 
 def test_cancelling_a_stalled_download_returns_at_once_and_keeps_the_part(
@@ -281,7 +281,7 @@ def test_cancelling_a_stalled_download_returns_at_once_and_keeps_the_part(
     arrived.start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        download_file(remote, destination, cancel=cancel, patience=Patience(stall_seconds=30))
+        download_file(remote, destination, cancel=cancel, retry=RetryPolicy(stall_seconds=30))
     assert time.monotonic() - began < 2
     assert part_of(destination).read_bytes() == CONTENT[:HALF]
     server.stalls = False

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbsam.cli.cluster import ClusterError
-from dbsam.weights.range_request import DownloadError
+from dbsam.weights.download import DownloadError
 from dbsam_training.cli_training import add_training_commands
 
 logger = logging.getLogger(__name__)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dbsam.progress import CancelToken
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = ".dbsam-"
 
@@ -53,3 +59,41 @@ def check_place(path: Path) -> None:
         raise NotADirectoryError(f"{path}: {above} is a file and can hold no other; choose another folder.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: nothing may be written into {above}; choose another folder.")
+
+
+@contextmanager
+def exclusive_lock(path: Path, cancel: CancelToken | None = None, poll_seconds: float = 0.1) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs, waiting for whoever holds it.
+
+    The operating system drops the lock when its holder ends, however it ends, so a lock file left behind by a crash
+    blocks nobody.
+
+    Args:
+        path: The lock file; made if absent.
+        cancel: Ends the waiting when cancelled.
+        poll_seconds: How often a held lock is tried again.
+
+    Raises:
+        Cancelled: `cancel` was cancelled while waiting.
+        OSError: The lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout  # comes with torch
+
+    lock, waited = FileLock(path), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            if not waited:
+                logger.info("Another process holds %s: waiting for it.", path)
+            waited = True
+            time.sleep(poll_seconds)
+        except NotImplementedError as error:  # some network drives have no locks
+            logger.warning("No lock on %s (%s): do not start the same work twice at once.", path, error)
+            break
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,29 +1,46 @@
 """Downloads one file of known size and digest: resumed, verified, and put in place in one step.
 
-Only the standard library is used. The bytes go to `NAME.part` beside the destination, so that an interrupted download
-is continued by the next call; the destination appears by a rename, after its digest has been checked.
+The bytes go to `NAME.part` beside the destination, so that an interrupted download is continued by the next call; the
+destination appears by a rename, after its digest has been checked.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import http.client
 import logging
 import os
 import re
 import shutil
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
+from dbsam.io.files import exclusive_lock
 from dbsam.progress import CancelToken, Progress, ProgressCallback
-from dbsam.weights.filelock import exclusive_lock
-from dbsam.weights.range_request import POLL_SECONDS, DownloadError, Interrupted, RangeRefused, RangeRequest
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+_CHUNK_BYTES = 1 << 16
+_USER_AGENT = "dbsam (3D Slicer extension)"
+_RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+class DownloadError(RuntimeError):
+    """A download that failed; the message says why and what to do."""
+
+
+class _Interrupted(Exception):
+    """The transfer stopped before its end; what has arrived can be continued."""
+
+
+class _RangeRefused(_Interrupted):
+    """The server has no such part of the file; only a transfer from the first byte can go on."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When a download gives up.
 
     Attributes:
@@ -97,7 +114,7 @@ def download_file(
     destination: Path,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Path:
     """Fetch a file unless it is already there.
 
@@ -108,7 +125,7 @@ def download_file(
         destination: Where the file is to lie; its folder is made.
         progress: Called with bytes done and to do, in stages "download" and "verify".
         cancel: Ends the download within a fraction of a second; what has arrived is kept for the next call.
-        patience: When to give up; the default suits people waiting in front of a screen.
+        retry: When to give up; the default suits people waiting in front of a screen.
 
     Returns:
         `destination`.
@@ -122,7 +139,7 @@ def download_file(
         with exclusive_lock(destination.with_name(destination.name + ".lock"), cancel):
             if _is_intact(remote, destination, progress, cancel):
                 return destination
-            _Transfer(remote, destination, progress, cancel, patience or Patience()).run()
+            _Transfer(remote, destination, progress, cancel, retry or RetryPolicy()).run()
     except OSError as error:
         raise DownloadError(
             f"Cannot write {destination.name} to {destination.parent}: {error.strerror or error}. Make the folder "
@@ -170,11 +187,11 @@ class _Transfer:
         destination: Path,
         progress: ProgressCallback | None,
         cancel: CancelToken | None,
-        patience: Patience,
+        retry: RetryPolicy,
     ) -> None:
         self.remote, self.destination = remote, destination
         self.part = destination.with_name(destination.name + ".part")
-        self.progress, self.cancel, self.patience = progress, cancel, patience
+        self.progress, self.cancel, self.retry = progress, cancel, retry
 
     def run(self) -> None:
         resumed = self._have() > 0
@@ -214,18 +231,18 @@ class _Transfer:
                 self.cancel.raise_if_cancelled()
             try:
                 self._connect(before, meter)
-            except Interrupted as error:
-                if isinstance(error, RangeRefused):
+            except _Interrupted as error:
+                if isinstance(error, _RangeRefused):
                     self.part.unlink(missing_ok=True)
                 failures = 0 if self._have() > before else failures + 1
-                if failures >= self.patience.attempts:
+                if failures >= self.retry.attempts:
                     raise DownloadError(
                         f"{self.remote.url}: {error}. {self._have():,} of {self.remote.size_bytes:,} bytes are kept: "
                         "try again to continue, or download the file by other means and save it as "
                         f"{self.destination}."
                     ) from error
                 logger.info("%s: %s; connecting again.", self.remote.url, error)
-                self._pause(self.patience.pause_seconds * 2 ** max(failures - 1, 0))
+                self._pause(self.retry.pause_seconds * 2 ** max(failures - 1, 0))
         meter.report(self.remote.size_bytes)
 
     def _check_disk(self) -> None:
@@ -243,63 +260,131 @@ class _Transfer:
         while (left := end - time.monotonic()) > 0:
             if self.cancel is not None:
                 self.cancel.raise_if_cancelled()
-            time.sleep(min(left, POLL_SECONDS))
+            time.sleep(min(left, _POLL_SECONDS))
 
     def _connect(self, offset: int, meter: _Meter) -> None:
         """Append what one connection brings to the part file, from `offset`.
 
         Raises:
-            Interrupted: The connection ended, stalled or failed before the end of the file.
+            _Interrupted: The connection ended, stalled or failed before the end of the file.
             DownloadError: Trying again will not help.
         """
-        request = RangeRequest(self.remote.url, offset, self.patience.stall_seconds)
+        response = _Response(self.remote, self.part, offset, self.retry.stall_seconds)
+        response.start()
+        done, grew = offset, time.monotonic()
         try:
-            done = self._store(request, offset, meter)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            while response.is_alive():
+                if self.cancel is not None:
+                    self.cancel.raise_if_cancelled()
+                response.join(_POLL_SECONDS)
+                if response.done != done:
+                    done, grew = response.done, time.monotonic()
+                    meter.report(done)
+                elif response.is_alive() and time.monotonic() - grew > self.retry.stall_seconds:
+                    raise _Interrupted(f"no byte arrived for {self.retry.stall_seconds:g} s")
+        finally:
+            response.abandon()
+        if response.error is not None:
+            raise self._explained(response.error) from response.error
+        if response.done < self.remote.size_bytes:
+            raise _Interrupted("the server closed the connection early")
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, requests.exceptions.SSLError):
+            return DownloadError(
+                f"{self.remote.url}: the server's certificate is not trusted ({error}). Behind a proxy that inspects "
+                "traffic, name its certificates with the environment variable REQUESTS_CA_BUNDLE."
+            )
+        if isinstance(error, requests.exceptions.ChunkedEncodingError):
+            return _Interrupted("the server closed the connection early")
+        if isinstance(error, requests.RequestException):
+            return _Interrupted(f"the connection failed ({error})")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             # A full disk harms everything else on the computer: give the space back.
             self.part.unlink(missing_ok=True)
-            raise DownloadError(
+            return DownloadError(
                 f"The disk of {self.destination.parent} is full; what had arrived was removed. {self.destination.name} "
                 f"needs {self.remote.size_bytes / 1e6:.0f} MB: free some space, or name another folder with the "
                 "environment variable DBSAM_CACHE."
-            ) from error
-        finally:
-            request.close()
-        if done < self.remote.size_bytes:
-            raise Interrupted("the server closed the connection early")
+            )
+        return error
 
-    def _store(self, request: RangeRequest, offset: int, meter: _Meter) -> int:
-        """Write a response's body where it belongs in the part file; returns the byte after its last."""
-        done = start = self._check_response(request.wait_for_headers(self.cancel), offset)
-        with self.part.open("r+b" if start else "wb") as stream:
+
+class _Response(threading.Thread):
+    """One response, which a thread writes to the part file.
+
+    Name look-up, connecting and reading may each block for long, out of reach of a cancellation. A thread that is
+    abandoned writes nothing more, and ends with its socket's time-out.
+
+    Attributes:
+        done: Bytes of the file that are written.
+        error: What ended the transfer, if anything did.
+    """
+
+    def __init__(self, remote: RemoteFile, part: Path, offset: int, stall_seconds: float) -> None:
+        super().__init__(name="dbsam-download", daemon=True)
+        self.done = offset
+        self.error: Exception | None = None
+        self._remote, self._part, self._offset, self._timeout = remote, part, offset, 2 * stall_seconds
+        self._writing, self._abandoned = threading.Lock(), False
+
+    def abandon(self) -> None:
+        """Leave the part file as it is from now on."""
+        with self._writing:
+            self._abandoned = True
+
+    def run(self) -> None:
+        """Fetch and write; an error is kept for whoever waits."""
+        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
+        if self._offset:
+            headers["Range"] = f"bytes={self._offset}-"
+        try:
+            with requests.get(self._remote.url, headers=headers, stream=True, timeout=self._timeout) as response:
+                self._write(response, self._start_of(response))
+        except Exception as error:
+            self.error = error
+
+    def _write(self, response: requests.Response, start: int) -> None:
+        with self._writing:
+            if self._abandoned:
+                return
+            stream = self._part.open("r+b" if start else "wb")
+        with stream:
             stream.seek(start)
-            while chunk := request.next_chunk(self.cancel):
-                done += len(chunk)
-                if done > self.remote.size_bytes:
-                    raise DownloadError(self._wrong_size(f"more than {self.remote.size_bytes:,}"))
-                stream.write(chunk)
-                meter.report(done)
-            stream.flush()
+            self.done = start
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                if self.done + len(chunk) > self._remote.size_bytes:
+                    raise DownloadError(self._wrong_size(f"more than {self._remote.size_bytes:,}"))
+                with self._writing:
+                    if self._abandoned:
+                        return
+                    stream.write(chunk)
+                    stream.flush()
+                self.done += len(chunk)
             os.fsync(stream.fileno())
-        return done
 
-    def _check_response(self, response: http.client.HTTPResponse, offset: int) -> int:
+    def _start_of(self, response: requests.Response) -> int:
         """The byte of the file with which the response's body starts."""
+        status, reason = response.status_code, f"the server answered {response.status_code} {response.reason}"
+        if status == requests.codes.requested_range_not_satisfiable:
+            raise _RangeRefused(reason)
+        if status in _RETRIED_STATUS:
+            raise _Interrupted(reason)
+        if status not in (200, 206):
+            raise DownloadError(f"{self._remote.url}: {reason}. Is there a newer version of dbsam?")
         start, total = 0, response.headers.get("Content-Length")
-        if response.status == 206:
+        if status == 206:
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) > offset:
-                raise RangeRefused(f"the server sent another range than the one from byte {offset:,}")
+            if match is None or int(match[1]) > self._offset:
+                raise _RangeRefused(f"the server sent another range than the one from byte {self._offset:,}")
             start, total = int(match[1]), match[2]
-        if total is not None and int(total) != self.remote.size_bytes:
+        if total is not None and int(total) != self._remote.size_bytes:
             raise DownloadError(self._wrong_size(f"{int(total):,}"))
         return start
 
     def _wrong_size(self, offered: str) -> str:
         return (
-            f"{self.remote.url} offers {offered} bytes and {self.remote.size_bytes:,} were expected: this is not "
-            f"{self.destination.name}. A proxy may have answered with its own page; or the file at that address has "
-            "changed, and dbsam needs an update."
+            f"{self._remote.url} offers {offered} bytes and {self._remote.size_bytes:,} were expected: this is not "
+            f"{self._part.stem}. A proxy may have answered with its own page; or the file at that address has changed, "
+            "and dbsam needs an update."
         )

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dbsam.io.files import remove_unfinished
+from dbsam.io.files import exclusive_lock, remove_unfinished
 from dbsam.progress import Cancelled, CancelToken
-from dbsam.weights.filelock import exclusive_lock
 from dbsam_training.schema import SettingError
 
 LOCK_FILE = ".lock"
