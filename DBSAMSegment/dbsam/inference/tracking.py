@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.geometry.grid import FloatArray
@@ -155,38 +156,11 @@ class Track:
 
 def grown(mask: NDArray[np.bool_], reach_y: int, reach_x: int) -> NDArray[np.bool_]:
     """Returns a mask (H, W) dilated by a rectangle that reaches so many pixels along y and x."""
-    for axis, reach in ((0, reach_y), (1, reach_x)):
-        length = mask.shape[axis]
-        counts = np.insert(np.cumsum(mask, axis=axis, dtype=np.int32), 0, 0, axis=axis)
-        last = np.minimum(np.arange(length) + reach + 1, length)
-        first = np.maximum(np.arange(length) - reach, 0)
-        mask = np.take(counts, last, axis=axis) > np.take(counts, first, axis=axis)
-    return mask
+    return np.asarray(ndimage.maximum_filter(mask, (2 * reach_y + 1, 2 * reach_x + 1), mode="constant"))
 
 
 def parts_touching(mask: NDArray[np.bool_], anchor: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Returns the 8-connected parts of a mask (H, W) that overlap an anchor (H, W), without the others."""
     if not (mask & ~anchor).any():
         return mask
-    height, width = mask.shape
-    # A part is a set of runs, pieces of rows; runs of neighbouring rows are connected where they overlap or meet at
-    # a corner. Columns before and after the image keep runs of different rows apart in the sorted lists below.
-    changes = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(changes == 1)
-    stops = np.nonzero(changes == -1)[1]
-    stride = width + 2
-    below = (rows + 1) * stride
-    first = np.searchsorted(rows * stride + stops, below + starts, side="left")
-    counts = np.maximum(np.searchsorted(rows * stride + starts, below + stops, side="right") - first, 0)
-    upper = np.repeat(np.arange(len(rows)), counts)
-    lower = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-
-    anchored = np.pad(np.cumsum(anchor, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
-    kept = anchored[rows, stops] > anchored[rows, starts]
-    while (kept[upper] != kept[lower]).any():
-        kept[lower[kept[upper]]] = True
-        kept[upper[kept[lower]]] = True
-    edges = np.zeros((height, width + 1), dtype=np.int8)
-    edges[rows[kept], starts[kept]] += 1
-    edges[rows[kept], stops[kept]] -= 1
-    return np.cumsum(edges[:, :-1], axis=1, dtype=np.int8).astype(bool)
+    return np.asarray(ndimage.binary_propagation(mask & anchor, np.ones((3, 3), bool), mask))
