@@ -302,6 +302,7 @@ class BrightPixels:
 
     signature = "bright"
     channels = "repeat"
+    takes_points = False
 
     def __init__(self, whole_slices: bool) -> None:
         self.whole_slices = whole_slices

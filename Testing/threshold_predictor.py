@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.inference.predictor import DecodedMasks
+from dbsam.inference.tracking import parts_touching
 from dbsam.preprocess.sampling import Region, box_region, resample_slice, slice_region
 
 
@@ -39,6 +40,8 @@ class ThresholdPredictor:
         predicted_iou: What the "decoder" says of a mask.
         encoded: The batches so far: images and regions.
         decoded: The boxes so far.
+        clicks: The labels of the clicks that were given with each call of `decode`.
+        takes_points: Whether it says that it was trained with clicks.
         before_encode: Called at each batch.
         name: Part of the signature; another name stands for other weights.
         seconds_per_slice: How long a slice takes to encode.
@@ -53,6 +56,8 @@ class ThresholdPredictor:
     predicted_iou: Callable[[NDArray[np.bool_]], float] = lambda mask: 0.9
     encoded: list[list[tuple[NDArray[np.uint8], Region]]] = field(default_factory=list)
     decoded: list[NDArray[np.float64]] = field(default_factory=list)
+    clicks: list[list[int]] = field(default_factory=list)
+    takes_points: bool = True
     before_encode: Callable[[], None] = lambda: None
     name: str = "threshold"
     seconds_per_slice: float = 0.0
@@ -95,17 +100,33 @@ class ThresholdPredictor:
             batch.append((image, region))
         return crops
 
-    def decode(self, embedding: Crop, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+    def decode(
+        self,
+        embedding: Crop,
+        boxes_xyxy: NDArray[np.floating],
+        points_xy: NDArray[np.floating] | None = None,
+        point_labels: NDArray[np.integer] | None = None,
+        mask_prompt: NDArray[np.float32] | None = None,
+    ) -> DecodedMasks:
+        """A click adds to the former mask, or takes from it, the whole bright part that it lies on."""
         boxes = embedding.region.boxes_to_input(boxes_xyxy, self.size)
         y, x = np.mgrid[: self.size, : self.size]
+        bright = (embedding.image[..., 1] - self.threshold).astype(np.float32)
         logits, ious = [], []
-        for x0, y0, x1, y1 in boxes:
+        for n, (x0, y0, x1, y1) in enumerate(boxes):
             # As networks do, it may reach a little beyond the box.
             in_box = (x >= x0 - 1) & (x <= x1 + 1) & (y >= y0 - 1) & (y <= y1 + 1)
-            logit = np.where(in_box, embedding.image[..., 1] - self.threshold, -255.0).astype(np.float32)
+            logit = np.where(in_box, bright, np.float32(-255))
+            if points_xy is not None and point_labels is not None:
+                logit = logit if mask_prompt is None else mask_prompt[n].copy()
+                clicks = np.rint(embedding.region.points_to_input(points_xy[n], self.size)).astype(int)
+                for (column, row), label in zip(clicks, point_labels[n], strict=True):
+                    part = parts_touching(bright > 0, (y == row) & (x == column))
+                    logit[part] = bright[part] if label else -255
             logits.append(logit)
             ious.append(self.predicted_iou(logit > 0))
         self.decoded += list(np.asarray(boxes_xyxy, dtype=np.float64))
+        self.clicks.append([] if point_labels is None else point_labels[0].tolist())
         return DecodedMasks(np.stack(logits), np.array(ious, np.float32))
 
 

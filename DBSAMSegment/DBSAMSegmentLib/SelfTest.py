@@ -17,6 +17,7 @@ class BrightInsideBox:
 
     signature = "self-test"
     channels = "repeat"
+    takes_points = False
 
     def region_for(self, box_xyxy: np.ndarray, slice_hw: tuple[int, int], spacing_xy: tuple[float, float]) -> Any:
         """The whole slice."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import FloatArray
+from dbsam.inference.decoded_cache import DecodedCache, DecodedKey
+from dbsam.inference.embedding_cache import EmbeddingKey
 from dbsam.inference.eta import SliceCost
-from dbsam.inference.predictor import Embedding, SlicePredictor
-from dbsam.preprocess.prompts import PromptPlan, Window
+from dbsam.inference.predictor import DecodedMasks, Embedding, SlicePredictor
+from dbsam.preprocess.prompts import PromptPlan, SlicePoint, Window
 from dbsam.preprocess.sampling import Region, logits_to_slice
 from dbsam.progress import CancelToken
 
@@ -27,6 +30,7 @@ class SliceMask:
         mask: Over the plan's window, [y, x].
         predicted_iou: The decoder's own estimate of the mask's IoU.
         touches_edge: Whether the mask reaches the edge of the rectangle or of the prompt's cut.
+        clicks: How many clicks prompted it, too.
     """
 
     index: int
@@ -34,6 +38,7 @@ class SliceMask:
     mask: NDArray[np.bool_]
     predicted_iou: float
     touches_edge: bool
+    clicks: int = 0
 
     @property
     def area_pixels(self) -> int:
@@ -49,24 +54,37 @@ class SliceDecoder:
         lock: Held while the predictor works, which need not be thread-safe.
         cost: Learns how long decoding takes.
         plan: What may be set.
+        cache: Where the decoder's answers are looked up and kept.
+        key_of: Gives the key of the embedding of a slice and region.
         cancel: Ends the work.
     """
 
     def __init__(
-        self, predictor: SlicePredictor, lock: threading.Lock, cost: SliceCost, plan: PromptPlan, cancel: CancelToken
+        self,
+        predictor: SlicePredictor,
+        lock: threading.Lock,
+        cost: SliceCost,
+        plan: PromptPlan,
+        cache: DecodedCache,
+        key_of: Callable[[int, Region], EmbeddingKey],
+        cancel: CancelToken,
     ) -> None:
         self._predictor, self._lock, self._cost, self._plan, self._cancel = predictor, lock, cost, plan, cancel
+        self._cache, self._key_of = cache, key_of
 
-    def decode(self, index: int, box_xyxy: FloatArray, embedding: Embedding) -> SliceMask:
-        """Returns the mask of a rectangle, without the pixels that the plan doesn't allow.
+    def decode(
+        self, index: int, box_xyxy: FloatArray, embedding: Embedding, points: tuple[SlicePoint, ...] = ()
+    ) -> SliceMask:
+        """Returns the mask of a rectangle and clicks, without the pixels that the plan doesn't allow.
+
+        Clicks are given as they were made: the model sees each with those before it and with the mask that these had
+        given, the first with the rectangle's own.
 
         Raises:
             Cancelled: the token was cancelled.
         """
-        self._cancel.raise_if_cancelled()
         started = time.perf_counter()
-        with self._lock:
-            decoded = self._predictor.decode(embedding, box_xyxy[None])
+        decoded = self._decoded(index, box_xyxy, embedding, points)
         window = self._plan.window
         # Seen from the window's first pixel, so that only the window is sampled.
         region = Region(
@@ -81,7 +99,27 @@ class SliceDecoder:
         mask[pixels] = (logits > 0) & inside[pixels]
         touches = self._touches(mask, inside, box_xyxy)
         self._cost.decoded(time.perf_counter() - started)
-        return SliceMask(index, box_xyxy, mask, float(decoded.predicted_iou[0]), touches)
+        return SliceMask(index, box_xyxy, mask, float(decoded.predicted_iou[0]), touches, len(points))
+
+    def _decoded(
+        self, index: int, box_xyxy: FloatArray, embedding: Embedding, points: tuple[SlicePoint, ...]
+    ) -> DecodedMasks:
+        key = DecodedKey(self._key_of(index, embedding.region), tuple(float(edge) for edge in box_xyxy), points)
+        decoded = self._cache.find(key)
+        if decoded is not None:
+            return decoded
+        if points:
+            former = self._decoded(index, box_xyxy, embedding, points[:-1])
+            points_xy = np.array([[(point.x, point.y) for point in points]])
+            labels = np.array([[int(point.include) for point in points]])
+        self._cancel.raise_if_cancelled()
+        with self._lock:
+            if points:
+                decoded = self._predictor.decode(embedding, box_xyxy[None], points_xy, labels, former.logits)
+            else:
+                decoded = self._predictor.decode(embedding, box_xyxy[None])
+        self._cache.put(key, decoded)
+        return decoded
 
     def empty(self, index: int, box_xyxy: FloatArray) -> SliceMask:
         """Returns the mask of a slice without the object."""

@@ -86,7 +86,7 @@ class SliceEncoder:
 
     def holds(self, index: int, box_xyxy: FloatArray) -> bool:
         """Returns whether the cache has an embedding that serves a rectangle of slice `index`."""
-        key = self._key(index, self.region_for(box_xyxy))
+        key = self.key(index, self.region_for(box_xyxy))
         held = self._cache.holds(key, self._serves(index, box_xyxy))
         if held:
             self._used.add(key)
@@ -96,17 +96,17 @@ class SliceEncoder:
         """Which other regions would do: what a run finds must not depend on what was asked before it."""
 
         def serves(region: Region) -> bool:
-            known = self._nearby or self._key(index, region) in self._used
+            known = self._nearby or self.key(index, region) in self._used
             return known and self._predictor.reusable(region, box_xyxy)
 
         return serves
 
     def cached(self, index: int, box_xyxy: FloatArray, region: Region | None = None) -> Embedding | None:
         """Returns the cache's embedding that serves a rectangle of slice `index`, preferably that of `region`."""
-        key = self._key(index, region or self.region_for(box_xyxy))
+        key = self.key(index, region or self.region_for(box_xyxy))
         embedding = self._cache.find(key, self._serves(index, box_xyxy))
         if embedding is not None:
-            found = self._key(index, embedding.region)
+            found = self.key(index, embedding.region)
             self.hits += found not in self._encoded
             self._used.add(found)
         return embedding
@@ -158,7 +158,7 @@ class SliceEncoder:
             self._cancel.raise_if_cancelled()
             embeddings = list(self._predictor.encode(images, [region for _, region in wanted]))
         for (index, region), embedding in zip(wanted, embeddings, strict=True):
-            key = self._key(index, region)
+            key = self.key(index, region)
             self._cache.put(key, embedding)
             self._encoded.add(key)
             self._used.add(key)
@@ -166,7 +166,8 @@ class SliceEncoder:
         self._cost.encoded(len(wanted), time.perf_counter() - started)
         return embeddings
 
-    def _key(self, index: int, region: Region) -> EmbeddingKey:
+    def key(self, index: int, region: Region) -> EmbeddingKey:
+        """Returns all that the embedding of a region of slice `index` depends on."""
         return EmbeddingKey(
             image=self._volume.identity,
             axis=self._axis,

@@ -64,6 +64,10 @@ class SlicePredictor(Protocol):
     def channels(self) -> Literal["repeat", "neighbours"]:
         """What the three channels of a grey slice are: itself three times, or the slice before, itself and the next."""
 
+    @property
+    def takes_points(self) -> bool:
+        """Whether the model was trained with clicks and its own former mask as prompts."""
+
     def region_for(
         self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
     ) -> Region:
@@ -75,8 +79,23 @@ class SlicePredictor(Protocol):
     def encode(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Sequence[Embedding]:
         """Embed (H, W, 3) slices."""
 
-    def decode(self, embedding: Any, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
-        """Masks of boxes (N, 4) on the embedding's slice."""
+    def decode(
+        self,
+        embedding: Any,
+        boxes_xyxy: NDArray[np.floating],
+        points_xy: NDArray[np.floating] | None = None,
+        point_labels: NDArray[np.integer] | None = None,
+        mask_prompt: NDArray[np.float32] | None = None,
+    ) -> DecodedMasks:
+        """Masks of boxes on the embedding's slice. Points and a former mask are given only where `takes_points`.
+
+        Args:
+            embedding: The slice.
+            boxes_xyxy: (N, 4), in continuous pixel coordinates of the slice.
+            points_xy: (N, P, 2) clicks, in the same.
+            point_labels: (N, P): 1 where the object is, 0 where it isn't.
+            mask_prompt: (N, h, w) logits that an earlier call gave for the same boxes.
+        """
 
 
 @dataclass(frozen=True)
@@ -163,16 +182,42 @@ class ModelPredictor:
             encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
         return [ImageEmbedding(_image_of(encoded, n), region) for n, region in enumerate(regions)]
 
-    def decode(self, embedding: ImageEmbedding, boxes_xyxy: NDArray[np.floating]) -> DecodedMasks:
+    @property
+    def takes_points(self) -> bool:
+        """See `SlicePredictor`."""
+        return self.model.config.trained_clicks
+
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        boxes_xyxy: NDArray[np.floating],
+        points_xy: NDArray[np.floating] | None = None,
+        point_labels: NDArray[np.integer] | None = None,
+        mask_prompt: NDArray[np.float32] | None = None,
+    ) -> DecodedMasks:
         """See `SlicePredictor`."""
         import torch
 
-        boxes = embedding.region.boxes_to_input(boxes_xyxy, self.model.config.image_size).astype(np.float32)
+        size, region = self.model.config.image_size, embedding.region
+        prompts = [self._tensor(region.boxes_to_input(boxes_xyxy, size).astype(np.float32))]
+        if points_xy is not None or mask_prompt is not None:
+            prompts += [
+                None if points_xy is None else self._tensor(region.points_to_input(points_xy, size).astype(np.float32)),
+                None if point_labels is None else self._tensor(np.asarray(point_labels, np.int64)),
+                None if mask_prompt is None else self._mask_prompt(mask_prompt),
+            ]
         with torch.inference_mode(), self._autocast():
-            logits, predicted_iou = self.model.decode(embedding.encoded, self._tensor(boxes))
+            logits, predicted_iou = self.model.decode(embedding.encoded, *prompts)
         return DecodedMasks(logits.float().cpu().numpy(), predicted_iou.float().cpu().numpy())
 
-    def _tensor(self, array: NDArray[np.float32]) -> Any:
+    def _mask_prompt(self, logits: NDArray[np.float32]) -> Any:
+        """Former logits (N, h, w) as the prompt encoder takes them: (N, 1, 4 grid, 4 grid)."""
+        from torch.nn import functional as F
+
+        size = self.model.config.mask_prompt_size
+        return F.interpolate(self._tensor(logits)[:, None], (size, size), mode="area")
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -6,27 +6,29 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.decoded_cache import DecodedCache
 from dbsam.inference.decoding import SliceDecoder, SliceMask
 from dbsam.inference.embedding_cache import EmbeddingCache
 from dbsam.inference.encoding import SliceEncoder
 from dbsam.inference.eta import ProgressReporter, SliceCost
 from dbsam.inference.predictor import SlicePredictor
-from dbsam.inference.strategies import segment_by_box, segment_by_tracking
+from dbsam.inference.strategies import correct_by_clicks, segment_by_box, segment_by_tracking
 from dbsam.inference.tracking import TrackingRule
 from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity
-from dbsam.preprocess.prompts import Prompt, PromptPlan, SliceBoxes
+from dbsam.preprocess.prompts import PointPrompt, Prompt, PromptPlan, SliceBoxes, points_by_slice
 from dbsam.preprocess.volume import Volume, slice_of
 from dbsam.progress import Cancelled, CancelToken, Progress, ProgressCallback
 
 __all__ = [
     "CancelToken",
     "Cancelled",
+    "PointPrompt",
     "Progress",
     "SliceBoxes",
     "SliceReport",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 STRATEGIES = ("track", "box")
+SPREADS = ("slice", "both", "ascending", "descending")
 
 _WINDOWS_KEPT = 16
 
@@ -54,6 +57,7 @@ class SliceReport:
         touches_edge: Whether the mask reaches the edge of the rectangle or of the prompt's cut through the slice, so
             that the object may go on outside. The image's own border doesn't count.
         area_pixels: Number of pixels in the mask.
+        clicks: How many clicks prompted it beside the rectangle.
     """
 
     index: int
@@ -61,6 +65,7 @@ class SliceReport:
     predicted_iou: float
     touches_edge: bool
     area_pixels: int
+    clicks: int = 0
 
 
 SliceCallback = Callable[[SliceReport, NDArray[np.uint8]], None]
@@ -80,6 +85,8 @@ class VolumeSegmentation:
         strategy: "track" or "box".
         seconds: Time it took.
         cache_hits: How many image embeddings were there already.
+        prompt: The box or rectangles.
+        points: The clicks by which it was corrected, in their order.
     """
 
     mask_KJI: NDArray[np.uint8]
@@ -91,6 +98,8 @@ class VolumeSegmentation:
     strategy: str
     seconds: float
     cache_hits: int
+    prompt: Prompt
+    points: tuple[PointPrompt, ...] = ()
 
     def labelmap_KJI(self) -> NDArray[np.uint8]:
         """Returns the mask on the volume's whole grid."""
@@ -129,6 +138,7 @@ class VolumeSegmenter:
         self.tracking = TrackingRule() if tracking is None else tracking
         self._batch_size = batch_size
         self._nearby = nearby
+        self._decoded = DecodedCache()
         self._cost = SliceCost()
         self._predictor_lock = threading.Lock()
         self._windows: OrderedDict[tuple[str, str], IntensityWindow] = OrderedDict()
@@ -178,7 +188,7 @@ class VolumeSegmenter:
         cancel.raise_if_cancelled()
         window = self._window(volume, intensity)
         encoder = self._encoder(volume, plan.axis, window, cancel)
-        decoder = SliceDecoder(self.predictor, self._predictor_lock, self._cost, plan, cancel)
+        decoder = self._decoder(plan, encoder, cancel)
         reporter = ProgressReporter(progress, self._cost, len(plan.indices), "segmenting")
         found: Iterator[SliceMask]
         if strategy == "box":
@@ -193,12 +203,7 @@ class VolumeSegmenter:
         mask_KJI = np.zeros([last - first + 1 for first, last in reversed(extent)], np.uint8)
         reports = []
         for slice_mask in found:
-            slice_of(mask_KJI, plan.axis, slice_mask.index - extent[plan.axis][0])[...] = slice_mask.mask
-            reports.append(_report(slice_mask))
-            if on_slice is not None:
-                whole = np.zeros(plan.slice_hw, np.uint8)
-                whole[plan.window.slices] = slice_mask.mask
-                on_slice(reports[-1], whole)
+            reports.append(_take(slice_mask, plan, mask_KJI, on_slice))
         cancel.raise_if_cancelled()
         return VolumeSegmentation(
             mask_KJI=mask_KJI,
@@ -210,6 +215,92 @@ class VolumeSegmenter:
             strategy=strategy,
             seconds=time.perf_counter() - started,
             cache_hits=encoder.hits,
+            prompt=prompt,
+        )
+
+    def correct(
+        self,
+        volume: Volume,
+        former: VolumeSegmentation,
+        points: Sequence[PointPrompt],
+        *,
+        spread: str = "slice",
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_slice: SliceCallback | None = None,
+    ) -> VolumeSegmentation:
+        """Corrects a result by clicks, each on the slice that holds it.
+
+        On a clicked slice the model sees the rectangle that had prompted it, widened by include points beside it, all
+        clicks on this slice, those of `former` first, and its own former mask. From there the object is followed anew
+        as far as `spread` says: up to the next slice with clicks, whose own clicks know better; between two that are
+        both followed, half way. Slices that aren't reached stay as they were. A click on a slice that the prompt
+        doesn't cover carries the prompt on up to there if it includes, and is passed over if it excludes.
+
+        Args:
+            volume: The volume that was segmented.
+            former: The result to correct, of this volume; it isn't changed.
+            points: The new clicks.
+            spread: "slice" corrects the clicked slices alone; "both" goes on to both sides, "ascending" and
+                "descending" towards larger or smaller slice indices only.
+            progress: Is told of each slice, in the calling thread.
+            cancel: Ends the work from another thread.
+            on_slice: Gets the report and mask (H, W), uint8, of each slice that is done anew, in the calling thread.
+
+        Returns:
+            The corrected result; `seconds` and `cache_hits` are those of the correction.
+
+        Raises:
+            ValueError: the model doesn't take clicks; there is no click; a click lies outside the volume; an unknown
+                spread; the result is of another grid.
+            Cancelled: the token was cancelled.
+        """
+        started = time.perf_counter()
+        cancel = CancelToken() if cancel is None else cancel
+        if spread not in SPREADS:
+            raise ValueError(f"Unknown spread {spread!r}: use {', '.join(SPREADS)}.")
+        if not self.predictor.takes_points:
+            raise ValueError(
+                "This model wasn't trained with clicks. Correct the box instead, or choose a model that was."
+            )
+        if not points:
+            raise ValueError("There is no click to correct by.")
+        if former.geometry.dimensions_ijk != volume.geometry.dimensions_ijk:
+            raise ValueError(
+                f"The result is of a volume of {former.geometry.dimensions_ijk} voxels, this one has "
+                f"{volume.geometry.dimensions_ijk}."
+            )
+        cancel.raise_if_cancelled()
+        all_points = (*former.points, *points)
+        plan = PromptPlan(former.prompt, volume.geometry, former.axis, all_points)
+        new = points_by_slice(points, volume.geometry, former.axis).keys() & plan.boxes_xyxy.keys()
+        encoder = self._encoder(volume, plan.axis, former.intensity, cancel)
+        extent = plan.extent_ijk()
+        mask_KJI = _on_extent(former.mask_KJI, former.extent_ijk, extent)
+        reports = {report.index: report for report in former.slices}
+        found = correct_by_clicks(
+            plan,
+            {index: np.array(report.box_xyxy) for index, report in reports.items()},
+            sorted(new),
+            spread,
+            encoder,
+            self._decoder(plan, encoder, cancel),
+            ProgressReporter(progress, self._cost, len(plan.indices), "correcting"),
+            self.tracking,
+            volume.slice_spacing_xy(plan.axis),
+            volume.geometry.spacing_mm[plan.axis],
+        )
+        for slice_mask in found:
+            reports[slice_mask.index] = _take(slice_mask, plan, mask_KJI, on_slice)
+        cancel.raise_if_cancelled()
+        return replace(
+            former,
+            mask_KJI=mask_KJI,
+            extent_ijk=extent,
+            slices=sorted(reports.values(), key=lambda report: report.index),
+            seconds=time.perf_counter() - started,
+            cache_hits=encoder.hits,
+            points=all_points,
         )
 
     def prefetch(
@@ -285,6 +376,9 @@ class VolumeSegmenter:
             cancel,
         )
 
+    def _decoder(self, plan: PromptPlan, encoder: SliceEncoder, cancel: CancelToken) -> SliceDecoder:
+        return SliceDecoder(self.predictor, self._predictor_lock, self._cost, plan, self._decoded, encoder.key, cancel)
+
     def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
         """The range of values of a volume, whose statistics are taken once."""
         key = (volume.identity, repr(rule))
@@ -307,8 +401,33 @@ def _axis_of(prompt: Prompt, geometry: ImageGeometry, axis: str | int) -> int:
     return drawn_on
 
 
-def _report(found: SliceMask) -> SliceReport:
+def _take(
+    found: SliceMask, plan: PromptPlan, mask_KJI: NDArray[np.uint8], on_slice: SliceCallback | None
+) -> SliceReport:
+    """Writes a slice's mask over the plan's extent, and tells of it."""
+    slice_of(mask_KJI, plan.axis, found.index - plan.indices[0])[...] = found.mask
     x_min, y_min, x_max, y_max = (float(edge) for edge in found.box_xyxy)
-    return SliceReport(
-        found.index, (x_min, y_min, x_max, y_max), found.predicted_iou, found.touches_edge, found.area_pixels
+    report = SliceReport(
+        index=found.index,
+        box_xyxy=(x_min, y_min, x_max, y_max),
+        predicted_iou=found.predicted_iou,
+        touches_edge=found.touches_edge,
+        area_pixels=found.area_pixels,
+        clicks=found.clicks,
     )
+    if on_slice is not None:
+        whole = np.zeros(plan.slice_hw, np.uint8)
+        whole[plan.window.slices] = found.mask
+        on_slice(report, whole)
+    return report
+
+
+def _on_extent(mask_KJI: NDArray[np.uint8], extent: Extent, larger: Extent) -> NDArray[np.uint8]:
+    """A copy of a mask on an extent that holds its own."""
+    copy = np.zeros([last - first + 1 for first, last in reversed(larger)], np.uint8)
+    inner = tuple(
+        slice(first - start, last - start + 1)
+        for (first, last), (start, _) in zip(reversed(extent), reversed(larger), strict=True)
+    )
+    copy[inner] = mask_KJI
+    return copy

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dbsam.geometry.grid import FloatArray
 from dbsam.inference.decoding import SliceDecoder, SliceMask
 from dbsam.inference.encoding import SliceEncoder
 from dbsam.inference.eta import ProgressReporter
 from dbsam.inference.tracking import Track, TrackingRule
-from dbsam.preprocess.prompts import PromptPlan
+from dbsam.preprocess.prompts import PromptPlan, SlicePoint, widened
 from dbsam.progress import CancelToken
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,19 @@ def segment_by_tracking(
         (Track(first, last, rule, plan.window, spacing_xy, slice_distance_mm), upcoming)
         for last, upcoming in ((plan.indices[-1], after), (plan.indices[0], before))
     )
-    followed, remaining = 1, len(after) + len(before)
-    progress.advance(1, to_encode=remaining)
+    progress.advance(1, to_encode=len(after) + len(before))
+    yield from _follow(directions, steps, progress, encoder, followed=1)
+
+
+def _follow(
+    directions: deque[tuple[Track, deque[int]]],
+    steps: _Steps,
+    progress: ProgressReporter,
+    encoder: SliceEncoder,
+    followed: int,
+) -> Iterator[SliceMask]:
+    """Yields the masks along tracks, a slice of each in turn."""
+    remaining = sum(len(upcoming) for _, upcoming in directions)
     while directions:
         track, upcoming = directions.popleft()
         if track.ended or not upcoming:
@@ -120,17 +132,86 @@ def segment_by_tracking(
         directions.append((track, upcoming))
 
 
+def correct_by_clicks(
+    plan: PromptPlan,
+    former_boxes_xyxy: Mapping[int, FloatArray],
+    clicked: Sequence[int],
+    spread: str,
+    encoder: SliceEncoder,
+    decoder: SliceDecoder,
+    progress: ProgressReporter,
+    rule: TrackingRule,
+    spacing_xy: tuple[float, float],
+    slice_distance_mm: float,
+) -> Iterator[SliceMask]:
+    """Yields the masks of clicked slices, then those of the slices over which they spread, empty where the object ends.
+
+    Args:
+        plan: The slices, their rectangles and clicks.
+        former_boxes_xyxy: The rectangles that prompted the slices before.
+        clicked: Slices with new clicks, ascending.
+        spread: "slice", "both", "ascending" or "descending".
+        encoder: Gives the embeddings.
+        decoder: Gives the masks.
+        progress: Is told of each slice.
+        rule: How the object is followed.
+        spacing_xy: Pixel spacing in mm.
+        slice_distance_mm: Distance of neighbouring slices.
+
+    Raises:
+        Cancelled: the token was cancelled.
+    """
+    steps = _Steps(plan, encoder, decoder)
+    corrected = {}
+    for index in clicked:
+        points = plan.points[index]
+        box_xyxy = widened(former_boxes_xyxy.get(index, plan.boxes_xyxy[index]), points, plan.slice_hw)
+        corrected[index] = steps.mask(index, box_xyxy, (), points)
+        yield corrected[index]
+        progress.advance(1, to_encode=0, to_decode=0)
+    directions: deque[tuple[Track, deque[int]]] = deque()
+    for index, found in corrected.items():
+        for upcoming in _to_spread_over(plan, index, clicked, spread):
+            if upcoming and found.area_pixels:
+                end = plan.indices[-1 if upcoming[0] > index else 0]
+                track = Track(found, end, rule, plan.window, spacing_xy, slice_distance_mm)
+                directions.append((track, upcoming))
+    spread_over = [upcoming for _, upcoming in directions]
+    yield from _follow(directions, steps, progress, encoder, followed=len(clicked))
+    for index in itertools.chain(*spread_over):
+        yield decoder.empty(index, plan.boxes_xyxy[index])
+
+
+def _to_spread_over(plan: PromptPlan, index: int, clicked: Sequence[int], spread: str) -> Iterator[deque[int]]:
+    """The slices above and below a clicked one that its mask decides, nearest first.
+
+    Slices that were clicked before keep what they have. Half of the way towards another new one belongs to that, where
+    both are followed towards each other.
+    """
+    for step, name in ((1, "ascending"), (-1, "descending")):
+        ahead: deque[int] = deque()
+        if spread in ("both", name):
+            other = index
+            while (other := other + step) in plan.boxes_xyxy and other not in plan.points:
+                ahead.append(other)
+            if spread == "both" and other in clicked:
+                ahead = deque(list(ahead)[: (len(ahead) + (step > 0)) // 2])
+        yield ahead
+
+
 class _Steps:
     """Single slices of a plan."""
 
     def __init__(self, plan: PromptPlan, encoder: SliceEncoder, decoder: SliceDecoder) -> None:
         self._plan, self._encoder, self._decoder = plan, encoder, decoder
 
-    def mask(self, index: int, box_xyxy: FloatArray, likely_next: Iterable[int]) -> SliceMask:
+    def mask(
+        self, index: int, box_xyxy: FloatArray, likely_next: Iterable[int], points: tuple[SlicePoint, ...] = ()
+    ) -> SliceMask:
         boxes = self._plan.boxes_xyxy
         ahead = ((other, boxes[other]) for other in likely_next)
         embedding = self._encoder.embedding(index, box_xyxy, boxes[index], ahead)
-        return self._decoder.decode(index, box_xyxy, embedding)
+        return self._decoder.decode(index, box_xyxy, embedding, points)
 
     def next_mask(self, track: Track, index: int, likely_next: Iterable[int]) -> SliceMask:
         limit_xyxy = self._plan.boxes_xyxy[index]

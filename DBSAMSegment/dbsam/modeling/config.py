@@ -61,6 +61,7 @@ class DBSAMConfig:
         source_grid: Side in pixels to which the slice is reduced before it is enlarged to `image_size`, as in training
             on the paper's images of 256x256; 0 for straight from the slice. Only with `input_region` "stretch".
         slice_channels: Input channels of a grey slice: "repeat" or "neighbours" (the slice before, itself, the next).
+        trained_clicks: Whether training held clicks and the former mask as prompts, so that they mean something.
         train_vit: Whether the ViT branch is trained.
         train_neck: Whether SAM's neck is trained (released configuration: yes).
         train_prompt_encoder: Whether the prompt encoder is trained.
@@ -107,6 +108,7 @@ class DBSAMConfig:
     box_context: float = 1.75
     source_grid: int = 0
     slice_channels: Literal["repeat", "neighbours"] = "repeat"
+    trained_clicks: bool = False
     train_vit: bool = False
     train_neck: bool = True
     train_prompt_encoder: bool = False

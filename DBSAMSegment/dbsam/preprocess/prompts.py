@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,10 @@ from dbsam.geometry.grid import (
     slice_boxes_xyxy,
 )
 from dbsam.geometry.plane_cut import TOLERANCE
+
+# The object goes on round a click beside the box; how far is not known.
+_CLICK_MARGIN_SHARE = 0.1  # of the rectangle's longer side
+_CLICK_MARGIN_PIXELS = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,74 @@ class SliceBoxes:
 
 
 Prompt = OrientedBox | SliceBoxes
+
+
+@dataclass(frozen=True)
+class PointPrompt:
+    """A click: what lies here belongs to the object, or doesn't.
+
+    Attributes:
+        position_ras: Right, anterior, superior, in mm.
+        include: Whether the object is here.
+    """
+
+    position_ras: tuple[float, float, float]
+    include: bool = True
+
+    @classmethod
+    def from_ijk(cls, ijk: Sequence[float], geometry: ImageGeometry, include: bool = True) -> PointPrompt:
+        """Returns the point at (continuous) voxel indices I, J, K; whole numbers are voxel centres."""
+        right, anterior, superior = geometry.ijk_to_ras[:3, :3] @ np.asarray(ijk, float) + geometry.ijk_to_ras[:3, 3]
+        return cls((float(right), float(anterior), float(superior)), include)
+
+
+@dataclass(frozen=True)
+class SlicePoint:
+    """A click on a slice, in continuous pixel coordinates."""
+
+    x: float
+    y: float
+    include: bool
+
+
+def points_by_slice(
+    points: Sequence[PointPrompt], geometry: ImageGeometry, axis: int
+) -> dict[int, tuple[SlicePoint, ...]]:
+    """Returns the clicks of each slice, in the order in which they were made; a click belongs to the nearest slice.
+
+    Raises:
+        ValueError: a point isn't finite, or lies outside the volume.
+    """
+    found: dict[int, tuple[SlicePoint, ...]] = {}
+    x_axis, y_axis = slice_axes(axis)
+    dimensions = np.array(geometry.dimensions_ijk)
+    for point in points:
+        ijk = geometry.ras_to_ijk[:3, :3] @ np.asarray(point.position_ras, float) + geometry.ras_to_ijk[:3, 3]
+        if not ((ijk >= -0.5 - _TOLERANCE) & (ijk <= dimensions - 0.5 + _TOLERANCE)).all():
+            raise ValueError(
+                f"The point {_rounded(point.position_ras)} (RAS, mm) lies outside the volume: it would be voxel "
+                f"{_rounded(ijk)} of {geometry.dimensions_ijk}. Was it placed on another image?"
+            )
+        index = min(max(math.floor(ijk[axis] + 0.5), 0), int(dimensions[axis]) - 1)
+        found[index] = (*found.get(index, ()), SlicePoint(float(ijk[x_axis]), float(ijk[y_axis]), point.include))
+    return found
+
+
+def widened(box_xyxy: FloatArray, points: Sequence[SlicePoint], slice_hw: tuple[int, int]) -> FloatArray:
+    """Returns a rectangle (4,) that holds the include points, with room round those that lay outside of it."""
+    x_min, y_min, x_max, y_max = box_xyxy
+    outside = [
+        (point.x, point.y)
+        for point in points
+        if point.include and not (x_min <= point.x <= x_max and y_min <= point.y <= y_max)
+    ]
+    if not outside:
+        return box_xyxy
+    margin = max(_CLICK_MARGIN_SHARE * float(max(x_max - x_min, y_max - y_min)), _CLICK_MARGIN_PIXELS)
+    height, width = slice_hw
+    low = np.maximum(np.minimum(box_xyxy[:2], np.min(outside, axis=0) - margin), -0.5)
+    high = np.minimum(np.maximum(box_xyxy[2:], np.max(outside, axis=0) + margin), [width - 0.5, height - 0.5])
+    return np.concatenate([low, high])
 
 
 @dataclass(frozen=True)
@@ -93,17 +165,21 @@ class PromptPlan:
         prompt: An oriented box, or rectangles on slices.
         geometry: The volume's grid.
         axis: 0, 1, 2 for slices along I, J, K.
+        points: Clicks. An include point outside the prompt widens the rectangle of its slice; on a slice that the
+            prompt doesn't reach, it carries the prompt's last rectangle on up to there. An exclude point changes
+            nothing here.
 
     Attributes:
         boxes_xyxy: Slice index, ascending -> (4,) rectangle, within the volume. Slices of which no pixel centre lies in
             the prompt are left out.
         window: The pixels that all rectangles span together; masks are computed on these.
+        points: Slice index -> its clicks.
 
     Raises:
-        ValueError: the prompt lies outside the volume or holds no voxel centre.
+        ValueError: the prompt lies outside the volume or holds no voxel centre; a point lies outside the volume.
     """
 
-    def __init__(self, prompt: Prompt, geometry: ImageGeometry, axis: int) -> None:
+    def __init__(self, prompt: Prompt, geometry: ImageGeometry, axis: int, points: Sequence[PointPrompt] = ()) -> None:
         self.axis = axis
         self.slice_hw = geometry.slice_hw(axis)
         clip = prompt if isinstance(prompt, OrientedBox) else prompt.clip
@@ -117,6 +193,8 @@ class PromptPlan:
                 boxes = _intersections(boxes, slice_boxes_xyxy(prompt.clip, geometry, axis, boxes))
         if not boxes:
             raise ValueError(_outside_message(prompt, geometry))
+        self._same_as: dict[int, int] = {}
+        self._widened: set[int] = set()
         self.window = Window.of_centres_in(_union(boxes))
         self.boxes_xyxy = {index: boxes[index] for index in sorted(boxes) if self.inside(index).any()}
         if not self.boxes_xyxy:
@@ -124,8 +202,25 @@ class PromptPlan:
                 f"The box holds the centre of no voxel: it is smaller than a voxel of {geometry.spacing_mm} mm, or "
                 "touches the volume's border alone. Enlarge or move it."
             )
-        self.window = Window.of_centres_in(_union(self.boxes_xyxy))
         self._key_slices = () if isinstance(prompt, OrientedBox) else tuple(prompt.key_boxes)
+        self.points = points_by_slice(points, geometry, axis)
+        self._take_in_points()
+        self.window = Window.of_centres_in(_union(self.boxes_xyxy))
+
+    def _take_in_points(self) -> None:
+        boxes, covered = dict(self.boxes_xyxy), self.indices
+        clicked = [index for index, points in self.points.items() if any(point.include for point in points)]
+        for index in range(min([covered[0], *clicked]), max([covered[-1], *clicked]) + 1):
+            if index not in boxes:
+                self._same_as[index] = min(covered, key=lambda other: abs(other - index))
+                boxes[index] = boxes[self._same_as[index]]
+        for index in clicked:
+            cut = Window.of_centres_in(boxes[index])
+            inside = self._in_prompt(index, cut)
+            if any(point.include and not _shows(inside, cut, point) for point in self.points[index]):
+                boxes[index] = widened(boxes[index], self.points[index], self.slice_hw)
+                self._widened.add(index)
+        self.boxes_xyxy = {index: boxes[index] for index in sorted(boxes)}
 
     @property
     def indices(self) -> list[int]:
@@ -154,14 +249,25 @@ class PromptPlan:
         return sorted(self.indices, key=lambda index: (abs(index - start), index))
 
     def inside(self, index: int) -> NDArray[np.bool_]:
-        """Returns which pixels of the window may be set on a slice: those with their centre in the prompt."""
+        """Returns which pixels of the window may be set on a slice: those with their centre in the prompt.
+
+        Where an include point widened the rectangle, those of the whole rectangle.
+        """
+        inside = self._in_prompt(index, self.window)
+        if index in self._widened:
+            inside[Window.of_centres_in(self.boxes_xyxy[index]).within(self.window)] = True
+        return inside
+
+    def _in_prompt(self, index: int, window: Window) -> NDArray[np.bool_]:
+        """Which pixels of a window have their centre in the prompt, whatever was clicked."""
+        index = self._same_as.get(index, index)
         if self._clip is None:
-            inside = np.ones(self.window.shape_hw, dtype=bool)
+            inside = np.ones(window.shape_hw, dtype=bool)
         else:
-            inside = self._clip.inside(index, *self.window.ranges_yx)
+            inside = self._clip.inside(index, *window.ranges_yx)
         if self._drawn is not None:
             drawn = np.zeros_like(inside)
-            drawn[Window.of_centres_in(self._drawn[index]).within(self.window)] = True
+            drawn[Window.of_centres_in(self._drawn[index]).within(window)] = True
             inside = inside & drawn
         return inside
 
@@ -202,6 +308,17 @@ def _intersections(boxes: Mapping[int, FloatArray], others: Mapping[int, FloatAr
 def _union(boxes: Mapping[int, FloatArray]) -> FloatArray:
     corners = np.stack(list(boxes.values()))
     return np.concatenate([corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)])
+
+
+def _shows(inside: NDArray[np.bool_], window: Window, point: SlicePoint) -> bool:
+    """Whether the pixel that holds a point may be set."""
+    row, column = math.floor(point.y + 0.5) - window.y_first, math.floor(point.x + 0.5) - window.x_first
+    height, width = inside.shape
+    return 0 <= row < height and 0 <= column < width and bool(inside[row, column])
+
+
+def _rounded(values: ArrayLike) -> list[float]:
+    return np.round(np.asarray(values, float), 1).tolist()
 
 
 def _outside_message(prompt: Prompt, geometry: ImageGeometry) -> str:

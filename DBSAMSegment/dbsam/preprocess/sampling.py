@@ -41,10 +41,13 @@ class Region:
 
     def boxes_to_input(self, boxes_xyxy: NDArray[np.floating], input_size: int) -> NDArray[np.float64]:
         """Boxes (N, 4) on the slice to boxes in the pixels of the square input."""
-        boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
-        origin = np.array([self.x0, self.y0, self.x0, self.y0])
-        scale = input_size / np.array([self.width, self.height, self.width, self.height])
-        return (boxes - origin) * scale - 0.5
+        corners = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 2, 2)
+        return self.points_to_input(corners, input_size).reshape(-1, 4)
+
+    def points_to_input(self, points_xy: NDArray[np.floating], input_size: int) -> NDArray[np.float64]:
+        """Points (..., 2) on the slice to points in the pixels of the square input."""
+        scale = input_size / np.array([self.width, self.height])
+        return (np.asarray(points_xy, dtype=np.float64) - [self.x0, self.y0]) * scale - 0.5
 
 
 def box_region(

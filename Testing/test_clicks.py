@@ -1,0 +1,226 @@
+"""Corrections by clicks, with a stand-in that adds or takes away the bright part a click lies on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from phantoms import centred_grid, random_rotation, whole_box
+from threshold_predictor import ThresholdPredictor
+
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.segmenter import (
+    Cancelled,
+    CancelToken,
+    PointPrompt,
+    Volume,
+    VolumeSegmentation,
+    VolumeSegmenter,
+)
+from dbsam.preprocess.prompts import PromptPlan
+
+SIZE, SLICES = 48, 13
+BODY, OTHER = (8, 8, 21, 21), (30, 30, 37, 37)  # x0, y0, x1, y1, included
+
+
+def volume_of(squares: dict[int, list[tuple[int, int, int, int]]]) -> Volume:
+    voxels = np.full((SLICES, SIZE, SIZE), 20, np.uint8)
+    for index, drawn in squares.items():
+        for x0, y0, x1, y1 in drawn:
+            voxels[index, y0 : y1 + 1, x0 : x1 + 1] = 200
+    return Volume(voxels, ImageGeometry.from_spacing((1, 1, 1), (SIZE, SIZE, SLICES)))
+
+
+TWO = volume_of(dict.fromkeys(range(2, 11), [BODY, OTHER]))
+
+
+def click(i: float, j: float, k: float, include: bool = False, volume: Volume = TWO) -> PointPrompt:
+    return PointPrompt.from_ijk((i, j, k), volume.geometry, include)
+
+
+def areas(result: VolumeSegmentation) -> list[int]:
+    return result.labelmap_KJI().sum(axis=(1, 2)).tolist()
+
+
+def first_result(engine: VolumeSegmenter, volume: Volume = TWO, box: OrientedBox | None = None) -> VolumeSegmentation:
+    return engine.segment(volume, box or whole_box(volume), axis=2)
+
+
+BOTH, ONE = 14 * 14 + 8 * 8, 14 * 14
+NOTHING = [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("spread", "expected"),
+    [
+        ("slice", [*NOTHING, *[BOTH] * 4, ONE, *[BOTH] * 4, *NOTHING]),
+        ("ascending", [*NOTHING, *[BOTH] * 4, *[ONE] * 5, *NOTHING]),
+        ("descending", [*NOTHING, *[ONE] * 5, *[BOTH] * 4, *NOTHING]),
+        ("both", [*NOTHING, *[ONE] * 9, *NOTHING]),
+    ],
+)
+def test_a_part_clicked_away_is_gone_on_the_slice_and_as_far_as_is_asked(spread: str, expected: list[int]) -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = first_result(engine)
+    assert areas(former) == [*NOTHING, *[BOTH] * 9, *NOTHING]
+    corrected = engine.correct(TWO, former, [click(33, 33, 6)], spread=spread)
+    assert areas(corrected) == expected
+    assert areas(former) == [*NOTHING, *[BOTH] * 9, *NOTHING]  # untouched
+    assert [report.index for report in corrected.slices if report.clicks] == [6]
+
+
+def test_clicks_are_rounds_each_with_the_mask_of_those_before() -> None:
+    predictor = ThresholdPredictor("slice")
+    engine = VolumeSegmenter(predictor)
+    former = first_result(engine)
+    predictor.clicks.clear()
+    away, back = click(33, 33, 6), click(33, 33, 6, include=True)
+    assert areas(engine.correct(TWO, former, [away, back]))[6] == BOTH
+    assert predictor.clicks == [[0], [0, 1]]  # the rectangle's own mask was at hand
+
+
+def test_a_further_click_costs_one_decoding_and_no_encoding() -> None:
+    predictor = ThresholdPredictor("slice")
+    engine = VolumeSegmenter(predictor)
+    first = engine.correct(TWO, first_result(engine), [click(33, 33, 6)])
+    encoded, decoded = predictor.encoded_slices, len(predictor.decoded)
+    second = engine.correct(TWO, first, [click(34, 34, 6, include=True)])
+    assert (predictor.encoded_slices - encoded, len(predictor.decoded) - decoded) == (0, 1)
+    assert areas(second)[6] == BOTH
+    assert second.points == (click(33, 33, 6), click(34, 34, 6, include=True))
+    assert next(report for report in second.slices if report.index == 6).clicks == 2
+
+
+def test_the_same_clicks_give_the_same_mask_whatever_was_asked_before() -> None:
+    points = [click(33, 33, 6), click(12, 12, 4), click(12, 12, 4, include=True)]
+    busy, fresh = VolumeSegmenter(ThresholdPredictor()), VolumeSegmenter(ThresholdPredictor())
+    former = first_result(busy)
+    for point in reversed(points):
+        busy.correct(TWO, former, [point], spread="both")
+    expected = fresh.correct(TWO, first_result(fresh), points, spread="both")
+    again = busy.correct(TWO, former, points, spread="both")
+    assert np.array_equal(again.labelmap_KJI(), expected.labelmap_KJI())
+    assert again.slices == expected.slices
+
+
+def test_earlier_clicks_stop_the_spread_and_new_ones_meet_half_way() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    kept = engine.correct(TWO, first_result(engine), [click(33, 33, 4), click(33, 33, 4, include=True)])
+    stopped = engine.correct(TWO, kept, [click(33, 33, 7)], spread="both")
+    assert areas(stopped) == [*NOTHING, BOTH, BOTH, BOTH, *[ONE] * 6, *NOTHING]
+    other = engine.correct(TWO, first_result(engine), [click(33, 33, 3), click(12, 12, 8)], spread="both")
+    assert areas(other) == [*NOTHING, *[ONE] * 4, *[8 * 8] * 5, *NOTHING]  # 4 to 7 lie between: two slices each
+
+
+def test_an_include_click_beside_the_box_widens_it_on_that_slice() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    box = OrientedBox.from_ijk((5, 5, 1), (24, 24, 11), TWO.geometry)
+    former = first_result(engine, box=box)
+    assert areas(former)[6] == ONE
+    corrected = engine.correct(TWO, former, [click(36, 36, 6, include=True)])
+    assert areas(corrected) == [*NOTHING, *[ONE] * 4, BOTH, *[ONE] * 4, *NOTHING]
+    assert former.extent_ijk[0] == (5, 24) and corrected.extent_ijk[0] == (5, 39)  # 3 pixels beyond the click
+
+
+def test_an_include_click_beyond_the_boxs_slices_carries_the_box_on() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    box = OrientedBox.from_ijk((5, 5, 1), (24, 24, 5), TWO.geometry)
+    former = first_result(engine, box=box)
+    assert areas(former) == [*NOTHING, *[ONE] * 4, *[0] * 7]
+    point = click(15, 15, 8, include=True)
+    assert areas(engine.correct(TWO, former, [point])) == [*NOTHING, *[ONE] * 4, 0, 0, ONE, *[0] * 4]
+    assert areas(engine.correct(TWO, former, [point], spread="both"))[2:11] == [*[ONE] * 7, 0, 0]
+
+
+def test_an_exclude_click_where_the_box_is_not_changes_nothing() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = first_result(engine, box=OrientedBox.from_ijk((5, 5, 1), (24, 24, 5), TWO.geometry))
+    corrected = engine.correct(TWO, former, [click(15, 15, 9)], spread="both")
+    assert areas(corrected) == areas(former)
+    assert corrected.extent_ijk == former.extent_ijk
+
+
+def test_a_slice_clicked_empty_spreads_nothing() -> None:
+    volume = volume_of(dict.fromkeys(range(2, 11), [BODY]))
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    corrected = engine.correct(volume, first_result(engine, volume), [click(12, 12, 6)], spread="both")
+    assert areas(corrected) == [*NOTHING, *[ONE] * 4, 0, *[ONE] * 4, *NOTHING]
+
+
+def test_where_the_corrected_object_ends_the_former_masks_go() -> None:
+    longer = (26, 26, 41, 41)
+    volume = volume_of(dict.fromkeys(range(2, 11), [longer]) | dict.fromkeys(range(2, 7), [BODY, longer]))
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = first_result(engine, volume)
+    assert areas(former)[7:11] == [16 * 16] * 4
+    corrected = engine.correct(volume, former, [click(33, 33, 5)], spread="both")
+    assert areas(corrected) == [*NOTHING, *[ONE] * 5, *[0] * 6]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_click_belongs_to_the_slice_that_holds_it_in_oblique_frames(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    geometry = centred_grid(random_rotation(rng), (0.8, 1.1, 2.5), (SIZE, SIZE, SLICES))
+    volume = Volume(TWO.voxels, geometry)
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = first_result(engine, volume)
+    point = PointPrompt.from_ijk((33.3, 33.4, 6.45), geometry, include=False)
+    assert np.linalg.norm(np.array(point.position_ras) - PointPrompt.from_ijk((33, 33, 6), geometry).position_ras) > 1
+    assert areas(engine.correct(volume, former, [point])) == [*NOTHING, *[BOTH] * 4, ONE, *[BOTH] * 4, *NOTHING]
+
+
+def test_each_slice_done_anew_is_told_with_its_whole_mask() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = first_result(engine)
+    told: dict[int, NDArray[np.uint8]] = {}
+    corrected = engine.correct(
+        TWO, former, [click(33, 33, 6)], spread="ascending", on_slice=lambda r, mask: told.update({r.index: mask})
+    )
+    assert sorted(told)[:5] == [6, 7, 8, 9, 10]
+    assert all(np.array_equal(mask, corrected.labelmap_KJI()[index]) for index, mask in told.items())
+
+
+def test_a_cancelled_correction_leaves_the_former_result_and_can_be_asked_again() -> None:
+    predictor = ThresholdPredictor("slice")
+    engine = VolumeSegmenter(predictor)
+    former = first_result(engine)
+    cancel = CancelToken()
+    with pytest.raises(Cancelled):
+        engine.correct(
+            TWO, former, [click(33, 33, 6)], spread="both", cancel=cancel, on_slice=lambda report, mask: cancel.cancel()
+        )
+    assert areas(former) == [*NOTHING, *[BOTH] * 9, *NOTHING]
+    assert areas(engine.correct(TWO, former, [click(33, 33, 6)], spread="both"))[2:11] == [ONE] * 9
+
+
+def test_a_rotated_box_is_widened_to_the_rectangle_round_the_click() -> None:
+    half_axes = np.array([[10.0, 10.0, 0], [-10.0, 10.0, 0], [0, 0, 4.0]])  # a square on its corner
+    box = OrientedBox(np.array([24.0, 24.0, 6.0]), half_axes)
+    plain = PromptPlan(box, TWO.geometry, 2)
+    beside = PromptPlan(box, TWO.geometry, 2, [click(6, 6, 6, include=True)])
+    within = PromptPlan(box, TWO.geometry, 2, [click(24, 24, 6, include=True)])
+    assert np.array_equal(within.inside(6), plain.inside(6))
+    assert beside.boxes_xyxy[6].tolist() == pytest.approx([4, 4, 44, 44])  # its corner was at 4
+    assert beside.inside(6).all() and not plain.inside(6).all()
+    assert np.array_equal(beside.inside(5), plain.inside(5))
+
+
+@pytest.mark.parametrize(
+    ("points", "options", "message"),
+    [
+        ([click(60, 10, 6)], {}, r"voxel \[60.0, 10.0, 6.0\] of \(48, 48, 13\)"),
+        ([PointPrompt((float("nan"), 0, 0))], {}, "outside the volume"),
+        ([], {}, "no click"),
+        ([click(10, 10, 6)], {"spread": "head"}, "Unknown spread 'head': use slice, both"),
+    ],
+)
+def test_what_cannot_be_corrected_is_refused(points: list[PointPrompt], options: dict[str, str], message: str) -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    with pytest.raises(ValueError, match=message):
+        engine.correct(TWO, first_result(engine), points, **options)
+
+
+def test_a_model_without_clicks_says_so() -> None:
+    engine = VolumeSegmenter(ThresholdPredictor("slice", takes_points=False))
+    with pytest.raises(ValueError, match="wasn't trained with clicks"):
+        engine.correct(TWO, first_result(engine), [click(33, 33, 6)])
