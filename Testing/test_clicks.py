@@ -31,7 +31,7 @@ def volume_of(squares: dict[int, list[tuple[int, int, int, int]]]) -> Volume:
     return Volume(voxels, ImageGeometry.from_spacing((1, 1, 1), (SIZE, SIZE, SLICES)))
 
 
-TWO = volume_of(dict.fromkeys(range(2, 11), [BODY, OTHER]))
+TWO = volume_of({key: [BODY, OTHER] for key in range(2, 11)})
 
 
 def click(i: float, j: float, k: float, include: bool = False, volume: Volume = TWO) -> PointPrompt:
@@ -119,7 +119,8 @@ def test_an_include_click_beside_the_box_widens_it_on_that_slice() -> None:
     assert areas(former)[6] == ONE
     corrected = engine.correct(TWO, former, [click(36, 36, 6, include=True)])
     assert areas(corrected) == [*NOTHING, *[ONE] * 4, BOTH, *[ONE] * 4, *NOTHING]
-    assert former.extent_ijk[0] == (5, 24) and corrected.extent_ijk[0] == (5, 39)  # 3 pixels beyond the click
+    assert former.extent_ijk[0] == (5, 24)
+    assert corrected.extent_ijk[0] == (5, 39)
 
 
 def test_an_include_click_beyond_the_boxs_slices_carries_the_box_on() -> None:
@@ -141,7 +142,7 @@ def test_an_exclude_click_where_the_box_is_not_changes_nothing() -> None:
 
 
 def test_a_slice_clicked_empty_spreads_nothing() -> None:
-    volume = volume_of(dict.fromkeys(range(2, 11), [BODY]))
+    volume = volume_of({key: [BODY] for key in range(2, 11)})
     engine = VolumeSegmenter(ThresholdPredictor("slice"))
     corrected = engine.correct(volume, first_result(engine, volume), [click(12, 12, 6)], spread="both")
     assert areas(corrected) == [*NOTHING, *[ONE] * 4, 0, *[ONE] * 4, *NOTHING]
@@ -149,7 +150,7 @@ def test_a_slice_clicked_empty_spreads_nothing() -> None:
 
 def test_where_the_corrected_object_ends_the_former_masks_go() -> None:
     longer = (26, 26, 41, 41)
-    volume = volume_of(dict.fromkeys(range(2, 11), [longer]) | dict.fromkeys(range(2, 7), [BODY, longer]))
+    volume = volume_of({key: [longer] for key in range(2, 11)} | {key: [BODY, longer] for key in range(2, 7)})
     engine = VolumeSegmenter(ThresholdPredictor("slice"))
     former = first_result(engine, volume)
     assert areas(former)[7:11] == [16 * 16] * 4
@@ -201,7 +202,8 @@ def test_a_rotated_box_is_widened_to_the_rectangle_round_the_click() -> None:
     within = PromptPlan(box, TWO.geometry, 2, [click(24, 24, 6, include=True)])
     assert np.array_equal(within.inside(6), plain.inside(6))
     assert beside.boxes_xyxy[6].tolist() == pytest.approx([4, 4, 44, 44])  # its corner was at 4
-    assert beside.inside(6).all() and not plain.inside(6).all()
+    assert beside.inside(6).all()
+    assert not plain.inside(6).all()
     assert np.array_equal(beside.inside(5), plain.inside(5))
 
 
