@@ -85,7 +85,7 @@ def points_by_slice(
     dimensions = np.array(geometry.dimensions_ijk)
     for point in points:
         ijk = geometry.ras_to_ijk[:3, :3] @ np.asarray(point.position_ras, float) + geometry.ras_to_ijk[:3, 3]
-        if not ((ijk >= -0.5 - _TOLERANCE) & (ijk <= dimensions - 0.5 + _TOLERANCE)).all():
+        if not ((ijk >= -0.5 - TOLERANCE) & (ijk <= dimensions - 0.5 + TOLERANCE)).all():
             raise ValueError(
                 f"The point {_rounded(point.position_ras)} (RAS, mm) lies outside the volume: it would be voxel "
                 f"{_rounded(ijk)} of {geometry.dimensions_ijk}. Was it placed on another image?"
