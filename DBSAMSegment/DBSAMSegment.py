@@ -22,8 +22,9 @@ from slicer.util import VTKObservationMixin
 if TYPE_CHECKING:
     from DBSAMSegmentLib.Mrml.Requests import KeyBoxes
     from DBSAMSegmentLib.Run.Batches import BatchCase
+    from DBSAMSegmentLib.Run.Predictors import Predictors
+    from DBSAMSegmentLib.Run.Reports import RunReport
     from DBSAMSegmentLib.Run.Runner import SegmentationRunner
-    from DBSAMSegmentLib.Run.Runs import RunReport
 
     from dbsam.progress import CancelToken, Progress
 
@@ -151,12 +152,12 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
     """Segments volumes from the console, from scripts and for the panel.
 
     Args:
-        predictors: where networks come from, for tests and own models: called with (model, device, cancel) on the
-            inference thread, it returns a dbsam.inference.predictor.SlicePredictor. By default dbsam's weights.
+        predictors: where the worker process gets networks from, for tests and own models, as a
+            DBSAMSegmentLib.Run.Predictors.Predictors. By default dbsam's weights.
         cacheBytes: limit of the memory for image embeddings; 1 GiB by default.
     """
 
-    def __init__(self, predictors: Callable | None = None, cacheBytes: int | None = None) -> None:
+    def __init__(self, predictors: "Predictors | None" = None, cacheBytes: int | None = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self._predictors = predictors
         self._cacheBytes = cacheBytes
@@ -170,8 +171,7 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
     def runner(self) -> "SegmentationRunner":
         """What does the work; created at first use."""
         if self._runner is None:
-            from DBSAMSegmentLib.Run.Runner import DEFAULT_CACHE_BYTES, SegmentationRunner
-            from DBSAMSegmentLib.Run.SharedRunner import acquireRunner
+            from DBSAMSegmentLib.Run.Runner import DEFAULT_CACHE_BYTES, SegmentationRunner, acquireRunner
 
             if self._predictors is None:
                 self._runner = acquireRunner(self._cacheBytes)
@@ -182,12 +182,12 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
         return self._runner
 
     def close(self) -> None:
-        """Lets go of thread and memory, and cancels what runs; the logic starts anew when it is used again."""
+        """Ends the worker process, and cancels what runs; the logic starts anew when it is used again."""
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
         if self._predictors is None:
-            from DBSAMSegmentLib.Run.SharedRunner import releaseRunner
+            from DBSAMSegmentLib.Run.Runner import releaseRunner
 
             releaseRunner()
         else:

@@ -105,13 +105,13 @@ def renderResult(widget: Any, path: Path) -> Path:
 
 def useRuleWithoutWeights(widget: Any) -> None:
     """Lets pictures be rendered before the compact model is there; says so."""
-    from DBSAMSegmentLib.SelfTest import BrightInsideBoxSource
+    from DBSAMSegmentLib.SelfTest import BRIGHT_INSIDE_BOX
 
     from dbsam.weights.load import find_weights
 
     if find_weights("compact") is None:
         logger.warning("The compact weights are not there: a brightness rule stands in for them in these pictures.")
-        widget.logic.runner.predictors = BrightInsideBoxSource()
+        widget.logic.runner.worker.predictors = BRIGHT_INSIDE_BOX
 
 
 if __name__ == "__main__":

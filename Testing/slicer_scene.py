@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import host
 import numpy as np
 import slicer
 import vtk
@@ -13,6 +14,8 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 MODULE_FOLDER = Path(__file__).resolve().parents[1] / "DBSAMSegment"
 if str(MODULE_FOLDER) not in sys.path:
     sys.path.insert(0, str(MODULE_FOLDER))
+
+host.start()  # the worker process is watched by a timer, and its settings are the application's
 
 _keepAlive: list = []
 

@@ -10,7 +10,7 @@ import host
 import numpy as np
 import slicer
 import slicer_scene as scenes
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 SHAPE = (12, 40, 48)
 
@@ -30,14 +30,12 @@ def block_roi(name="bright"):
 
 
 @contextmanager
-def opened_module(predictor: ThresholdPredictor) -> Iterator[Any]:
+def opened_module(predictor: ThresholdSettings) -> Iterator[Any]:
     """The module's widget with a rule in place of a network, in an empty scene."""
     host.start()
     host.new_scene()
     widget = host.open_module("DBSAMSegment")
-    runner = widget.logic.runner
-    runner.predictors = ThresholdSource(predictor)
-    runner._engine = None
+    widget.logic.runner.worker.predictors = ThresholdInWorker(predictor)
     yield widget
     host.close_module("DBSAMSegment")
     host.new_scene()

@@ -31,7 +31,7 @@ TOP = sorted(LIBRARY.glob("*.py"))
 ROOMS = {
     LIBRARY: (
         ("__init__", "progress"), ("geometry",), ("preprocess",), ("io",), ("modeling",), ("inference",), ("weights",),
-        ("api",), ("cli",), ("__main__",),
+        ("api",), ("worker", "cli"), ("__main__",),
     ),
     TRAINING: (
         ("__init__", "resources", "schema", "run_options", "recipe"), ("data",), ("store",), ("batches",),

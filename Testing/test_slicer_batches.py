@@ -9,7 +9,7 @@ import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Run.Batches import BatchCase, runBatch, runSequence
 from DBSAMSegmentLib.Run.Runner import SegmentationRunner
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 from dbsam.progress import Cancelled, CancelToken
 
@@ -29,7 +29,7 @@ def scene():
 
 @pytest.fixture
 def runner(scene):
-    result = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", size=32)))
+    result = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", size=32)))
     yield result
     result.close()
 
@@ -142,7 +142,7 @@ def test_a_failed_sequence_leaves_the_scene_as_it_was(scene, runner):
     browser, volume = sequence_of(scene, (5, 6, 7))
     roi = scenes.add_roi(scene, (10.5, 13.5, 3.5), (20, 16, 6))
     before = scenes.node_count(scene)
-    runner.predictors.predictor.fail_at = 6
+    runner.worker.predictors.predictor.fail_at = 6
     with pytest.raises(RuntimeError, match="network failed"):
         runSequence(runner, volume, [roi], browser)
     assert scenes.node_count(scene) == before

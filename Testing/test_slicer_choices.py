@@ -13,7 +13,7 @@ import slicer_scene as scenes
 from DBSAMSegmentLib.Panel.KeyBoxes import RoiKeyBoxes
 from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask, SegmentWriter
 from slicer_stage import SHAPE, block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor
+from threshold_worker import ThresholdSettings
 
 DRAWN = SegmentMask("", np.ones((2, 3, 4), np.uint8), ((0, 3), (0, 2), (0, 1)), "drawn")
 
@@ -26,7 +26,7 @@ def panel(monkeypatch):
         raise AssertionError(text)
 
     monkeypatch.setattr(slicer.util, "errorDisplay", refuse)
-    with opened_module(ThresholdPredictor("slice", size=48)) as widget:
+    with opened_module(ThresholdSettings("slice", size=48)) as widget:
         node = widget.logic.getParameterNode()
         node.volume, node.useMasking = block_volume(), False  # the boxes of these tests overlap
         yield widget

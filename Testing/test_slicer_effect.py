@@ -14,7 +14,7 @@ import vtk
 from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 from slicer_stage import SHAPE, block_mask, block_roi, block_volume
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def stage():
 
     block, volume = block_mask(), block_volume("volume")
     segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
-    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", size=48)))
+    runner = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", size=48)))
     adaptor = host.activate_effect("DB-SAM", segmentation, volume, "target")
     effect = adaptor.self()
     effect.setRunner(runner)
@@ -47,7 +47,7 @@ def segment(segmentation, name="target", shape=SHAPE):
 
 def finish(effect, runner):
     while effect.job is not None:
-        runner.thread.waitFor(effect.job)
+        runner.worker.waitFor(effect.job)
 
 
 def test_a_box_on_a_slice_is_previewed_applied_and_undone_by_the_editor(stage):
@@ -193,7 +193,7 @@ def test_masking_of_the_editor_is_respected(stage):
 
 def test_a_failing_network_changes_nothing_and_is_reported(stage):
     _, _, segmentation, _, effect, runner = stage
-    runner.predictors.predictor.fail_at = 0
+    runner.worker.predictors.predictor.fail_at = 0
     effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     effect.onApply()
@@ -313,4 +313,4 @@ def test_weights_of_ones_own_can_be_named(stage):
     assert effect.options.combos["Model"].currentText == "/somewhere/own.safetensors"
     effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
-    assert runner.predictors.asked[-1][0] == "/somewhere/own.safetensors"
+    assert runner.worker.predictors.asked[-1][0] == "/somewhere/own.safetensors"

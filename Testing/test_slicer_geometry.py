@@ -82,15 +82,29 @@ def test_a_volume_without_voxels_is_refused(scene):
         Geometry.volumeGeometry(volume)
 
 
-def test_the_snapshot_is_a_view_and_its_copy_is_not(scene):
+def test_the_snapshot_is_a_view_and_knows_when_the_voxels_were_changed(scene):
     array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     volume = scenes.add_volume(scene, array)
     snapshot = Geometry.snapshotVolume(volume)
-    np.testing.assert_array_equal(snapshot.view_KJI, array)
-    pytest.importorskip("dbsam.inference.segmenter")
-    copied = snapshot.copy()
-    snapshot.view_KJI[0, 0, 0] = 99
-    assert copied.voxels[0, 0, 0] == 0
+    np.testing.assert_array_equal(snapshot.voxels, array)
+    assert not snapshot.changed()
+    scalars = volume.GetImageData().GetPointData().GetScalars()
+    scalars.SetValue(0, 99)
+    scalars.Modified()
+    assert snapshot.voxels[0, 0, 0] == 99
+    assert snapshot.changed()
+
+
+def test_the_snapshot_knows_when_the_voxels_were_taken_away_or_replaced(scene):
+    volume = scenes.add_volume(scene, np.zeros((3, 4, 5), np.int16))
+    for replace in (
+        lambda points: points.SetScalars(None),
+        lambda points: points.SetScalars(scenes.image_data(np.ones((3, 4, 5), np.int16)).GetPointData().GetScalars()),
+    ):
+        snapshot = Geometry.snapshotVolume(volume)
+        replace(volume.GetImageData().GetPointData())
+        assert snapshot.changed()
+        volume.SetAndObserveImageData(scenes.image_data(np.zeros((3, 4, 5), np.int16)))
 
 
 def test_the_identity_changes_with_the_voxels_and_only_then(scene):
@@ -105,7 +119,7 @@ def test_the_identity_changes_with_the_voxels_and_only_then(scene):
 def test_colour_volumes_keep_three_components_and_drop_opacity(scene):
     array = np.arange(3 * 4 * 5 * 4, dtype=np.uint8).reshape(3, 4, 5, 4)
     volume = scenes.add_volume(scene, array, class_name="vtkMRMLVectorVolumeNode")
-    np.testing.assert_array_equal(Geometry.snapshotVolume(volume).view_KJI, array[..., :3])
+    np.testing.assert_array_equal(Geometry.snapshotVolume(volume).voxels, array[..., :3])
 
 
 def test_two_components_are_refused(scene):

@@ -10,13 +10,13 @@ import host
 import slicer
 import slicer_scene as scenes
 from slicer_stage import block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 
 @pytest.fixture
 def running():
     """The module in the middle of a slow run; its runner and segmentation."""
-    with opened_module(ThresholdPredictor("slice", 48, seconds_per_slice=0.2)) as widget:
+    with opened_module(ThresholdSettings("slice", 48, seconds_per_slice=0.2)) as widget:
         node = widget.logic.getParameterNode()
         node.volume, node.rois = block_volume(), [block_roi()]
         node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume)
@@ -30,7 +30,7 @@ def test_quitting_the_application_in_the_middle_of_a_run_ends_the_thread_and_wri
     _, runner, segmentation = running
     slicer.app.aboutToQuit.emit()
     host.process_events(0.3)
-    assert not runner.thread.busy
+    assert not runner.worker.busy
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
 
 
@@ -46,11 +46,11 @@ def test_reloading_the_module_in_the_middle_of_a_run_ends_it_writes_nothing_and_
     widget, runner, segmentation = running
     widget.onReload()
     host.process_events(0.3)
-    assert not runner.thread.busy
+    assert not runner.worker.busy
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
     reloaded = slicer.modules.DBSAMSegmentWidget
     assert type(reloaded) is not type(widget)
-    reloaded.logic.runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48))
+    reloaded.logic.runner.worker.predictors = ThresholdInWorker(ThresholdSettings("slice", 48))
     reloaded.enter()
     reloaded.ui.applyButton.click()
     while reloaded.panel.run.job is not None:

@@ -14,13 +14,13 @@ import host
 import slicer
 import slicer_scene as scenes
 from slicer_stage import SHAPE, block_mask, block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 
 @pytest.fixture
 def panel():
     """The opened module with a rule in place of a network, in an empty scene."""
-    with opened_module(ThresholdPredictor("slice", size=48)) as widget:
+    with opened_module(ThresholdSettings("slice", size=48)) as widget:
         yield widget
 
 
@@ -83,7 +83,7 @@ def test_cancel_stops_a_run_and_nothing_is_changed(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi()]
     node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume)
-    panel.logic.runner.predictors.predictor.seconds_per_slice = 0.3
+    panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.3
     panel.ui.applyButton.click()
     assert panel.ui.cancelButton.enabled
     host.process_events(0.4)
@@ -97,7 +97,7 @@ def test_cancel_stops_a_run_and_nothing_is_changed(panel):
 def test_progress_tells_the_time_left(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi()]
-    panel.logic.runner.predictors.predictor.seconds_per_slice = 0.2
+    panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.2
     panel.ui.applyButton.click()
     texts = set()
     host.process_events(10, lambda: texts.add(panel.ui.statusLabel.text) or panel.panel.run.job is None)
@@ -153,7 +153,7 @@ def test_parameters_survive_saving_and_loading_the_scene(panel, tmp_path):
 def test_closing_the_scene_in_the_middle_of_a_run_is_safe(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi()]
-    panel.logic.runner.predictors.predictor.seconds_per_slice = 0.2
+    panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.2
     panel.ui.applyButton.click()
     host.process_events(0.3)
     host.new_scene()
@@ -165,8 +165,7 @@ def test_unloading_the_module_in_the_middle_of_a_run_is_safe():
     host.start()
     host.new_scene()
     widget = host.open_module("DBSAMSegment")
-    widget.logic.runner.predictors = ThresholdSource(ThresholdPredictor("slice", 48, seconds_per_slice=0.2))
-    widget.logic.runner._engine = None
+    widget.logic.runner.worker.predictors = ThresholdInWorker(ThresholdSettings("slice", 48, seconds_per_slice=0.2))
     node = parameters(widget)
     node.volume, node.rois = block_volume(), [block_roi()]
     widget.ui.applyButton.click()
@@ -267,11 +266,11 @@ def test_live_mode_previews_while_dragging_and_segments_on_release(panel):
 def test_an_error_is_shown_and_the_next_run_works(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi()]
-    panel.logic.runner.predictors.predictor.fail_at = 2
+    panel.logic.runner.worker.predictors.predictor.fail_at = 2
     apply(panel)
     assert "the network failed" in panel.ui.statusLabel.text
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 0
-    panel.logic.runner.predictors.predictor.fail_at = None
+    panel.logic.runner.worker.predictors.predictor.fail_at = None
     apply(panel)
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 1
 
@@ -294,9 +293,9 @@ def test_sample_data_is_registered_with_the_files_true_checksums(panel):
 def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
     node = parameters(panel)
     node.volume, node.rois, node.axis = block_volume(), [block_roi()], "K"
-    predictor = panel.logic.runner.predictors.predictor
+    predictor = panel.logic.runner.worker.predictors.predictor
     node.prefetch = True
-    assert host.process_events(10, lambda: predictor.encoded_slices > 0 and not panel.logic.runner.thread.busy)
+    assert host.process_events(10, lambda: predictor.encoded_slices > 0 and not panel.logic.runner.worker.busy)
     prepared = predictor.encoded_slices
     apply(panel)
     assert predictor.encoded_slices == prepared
@@ -336,7 +335,7 @@ def test_a_batch_of_files_saves_segmentations_and_leaves_the_scene_as_it_was(pan
     before = scenes.node_names(slicer.mrmlScene)
     output = tmp_path / "out" / "phantom.seg.nrrd"
     module = sys.modules["DBSAMSegment"]
-    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.predictors)
+    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.worker.predictors)
     try:
         good, missing = logic.segmentBatch(
             [
@@ -359,7 +358,7 @@ def test_the_console_call_takes_a_single_roi_and_reports_what_it_did(panel):
     module = sys.modules["DBSAMSegment"]
     volume, roi = block_volume(), block_roi()
     segmentation = scenes.add_segmentation(slicer.mrmlScene, volume)
-    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.predictors)
+    logic = module.DBSAMSegmentLogic(predictors=panel.logic.runner.worker.predictors)
     steps = []
     try:
         report = logic.segment(volume, roi, segmentation, axis="K", strategy="box", progress=steps.append)

@@ -13,7 +13,7 @@ pytest.importorskip("host", reason="needs slicer-core and PySide6")
 import host
 import slicer
 import slicer_scene as scenes
-from threshold_predictor import ThresholdSource
+from threshold_worker import ThresholdInWorker
 
 from dbsam.weights.load import find_weights
 
@@ -31,11 +31,11 @@ def console(tmp_path, monkeypatch):
     host.start()
     host.new_scene()
     host.open_module("DBSAMSegment")
-    from DBSAMSegmentLib.Run.SharedRunner import acquireRunner, releaseRunner
+    from DBSAMSegmentLib.Run.Runner import acquireRunner, releaseRunner
 
     runner = acquireRunner()
     if find_weights("compact") is None:
-        runner.predictors = ThresholdSource()
+        runner.worker.predictors = ThresholdInWorker()
     shutil.copy(SAMPLE / "phantom_ct.nrrd", tmp_path / "ct.nrrd")
     for name in ("liver", "kidney"):
         shutil.copy(SAMPLE / "phantom_roi.mrk.json", tmp_path / f"{name}.mrk.json")
@@ -46,9 +46,9 @@ def console(tmp_path, monkeypatch):
     releaseRunner()
     host.close_module("DBSAMSegment")
     runner.close()
-    import DBSAMSegmentLib.Run.SharedRunner as shared
+    import DBSAMSegmentLib.Run.Runner as shared
 
-    shared._runner, shared._users = None, 0
+    shared._shared, shared._users = None, 0
     host.new_scene()
 
 

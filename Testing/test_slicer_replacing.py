@@ -11,7 +11,7 @@ import slicer_scene as scenes
 from DBSAMSegmentLib.Mrml.Geometry import GeometryError
 from DBSAMSegmentLib.Panel.KeyBoxes import RoiKeyBoxes
 from slicer_stage import SHAPE, block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor
+from threshold_worker import ThresholdSettings
 
 INSIDE_ALL = slicer.vtkMRMLSegmentationNode.EditAllowedInsideAllSegments
 INSIDE_ONE = slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
@@ -20,7 +20,7 @@ INSIDE_ONE = slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
 @pytest.fixture
 def panel():
     """The opened module with a rule in place of a network, a volume, and two boxes that don't overlap much."""
-    with opened_module(ThresholdPredictor("slice", size=48)) as widget:
+    with opened_module(ThresholdSettings("slice", size=48)) as widget:
         node = widget.logic.getParameterNode()
         node.volume, node.useMasking = block_volume(), False
         yield widget
@@ -191,7 +191,7 @@ def test_a_segmentation_that_cannot_be_written_to_is_refused_before_anything_is_
     with pytest.raises(GeometryError, match="non-linear"):
         panel.panel.run.onApply()
     assert panel.panel.run.job is None
-    assert panel.logic.runner.predictors.predictor.encoded_slices == 0
+    assert panel.logic.runner.worker.predictors.predictor.encoded_slices == 0
 
 
 def test_weights_that_are_not_there_are_named_before_the_time_is_asked(tmp_path, monkeypatch):

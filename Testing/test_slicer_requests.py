@@ -30,7 +30,7 @@ def cuts(monkeypatch):
 
 
 def request_of(box, axis):
-    snapshot = VolumeSnapshot(np.empty(0), GRID, "volume", None)
+    snapshot = VolumeSnapshot(np.empty(0), GRID, "volume", None, 0)
     return RunRequest(snapshot, (RunPrompt("one", box),), axis=axis)
 
 

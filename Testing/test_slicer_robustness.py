@@ -14,7 +14,7 @@ import host
 import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 SHAPE = (12, 32, 32)
 LONGEST_PAUSE_SECONDS = 0.05
@@ -58,7 +58,7 @@ def delete_roi(stage, rng):
 
 
 def replace_model(stage, rng):
-    stage["runner"].predictors.predictor = ThresholdPredictor(
+    stage["runner"].worker.predictors.predictor = ThresholdSettings(
         "slice", 32, seconds_per_slice=0.003, name=f"other {rng.random()}"
     )
 
@@ -80,7 +80,7 @@ def change_voxels(stage, rng):
 
 
 def fail(stage, rng):
-    stage["runner"].predictors.predictor.fail_at = 0
+    stage["runner"].worker.predictors.predictor.fail_at = 0
 
 
 ACTIONS = (
@@ -104,12 +104,13 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     scene = scenes.new_scene()
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
     rng = random.Random(7)
-    runner = SegmentationRunner(scene, ThresholdSource())
+    runner = SegmentationRunner(scene, ThresholdInWorker())
     happened = dict.fromkeys(("written", "cancelled", "refused"), 0)
     try:
         for number in range(100):
             action = ACTIONS[number % len(ACTIONS)]
-            runner.predictors.predictor = ThresholdPredictor("slice", 32, seconds_per_slice=0.003, name=f"run {number}")
+            rule = ThresholdSettings("slice", 32, seconds_per_slice=0.003, name=f"run {number}")
+            runner.worker.predictors.predictor = rule
             volume = block_volume(scene)
             segmentation = scenes.add_segmentation(scene, volume, ["target", "other", "kept"])
             kept = np.zeros(SHAPE, bool)
@@ -132,11 +133,13 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
 
             deadline = time.monotonic() + rng.uniform(0, 0.06)
             while time.monotonic() < deadline:
-                runner.thread.poll()
+                runner.worker.poll()
+                time.sleep(0.001)
             action(stage, rng)
             deadline = time.monotonic() + 10
-            while runner.thread.poll():
+            while runner.worker.poll():
                 assert time.monotonic() < deadline, f"{action.__name__}: work never ended"
+                time.sleep(0.001)
 
             jobs = [stage["job"]] + ([stage["second"]] if "second" in stage else [])
             assert stage["finished"] == jobs, f"{action.__name__}: every run ends exactly once"
@@ -161,9 +164,9 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
                     scene.RemoveNode(node)
             assert runner._jobNodes == {}
     finally:
-        assert runner.close()
+        runner.close()
     assert all(count > 10 for count in happened.values()), happened
-    assert runner.thread.busy is False
+    assert runner.worker.busy is False
 
 
 def test_closing_a_runner_takes_its_observers_off_the_scene():
@@ -171,7 +174,7 @@ def test_closing_a_runner_takes_its_observers_off_the_scene():
 
     scene = scenes.new_scene()
     before = observer_count(scene)
-    runner = SegmentationRunner(scene, ThresholdSource())
+    runner = SegmentationRunner(scene, ThresholdInWorker())
     assert observer_count(scene) > before
     runner.close()
     assert observer_count(scene) == before
@@ -185,7 +188,6 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     """
     host.start()
     import qt
-    from DBSAMSegmentLib.Run.ResultTimer import ResultTimer
     from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
@@ -194,8 +196,7 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     volume = scenes.add_volume(scene, voxels)
     segmentation = scenes.add_segmentation(scene, volume, ["target"])
     roi = scenes.add_roi(scene, (127.5, 127.5, 59.5), (140, 140, 110))
-    runner = SegmentationRunner(scene, ThresholdSource(ThresholdPredictor("slice", 256, seconds_per_slice=0.01)))
-    timer = ResultTimer(runner.thread)
+    runner = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", 256, seconds_per_slice=0.01)))
     finished, pauses, work, last = [], [], [], [time.perf_counter(), time.thread_time()]
     watch = qt.QTimer()
     watch.setInterval(1)
@@ -216,13 +217,11 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
         pauses.clear()
         work.clear()
         runner.start(volume, segmentation, request, onFinished=finished.append)
-        timer.watch()
         assert host.process_events(60, lambda: bool(finished))
         host.process_events(0.1)
     finally:
         gc.unfreeze()
         watch.stop()
-        timer.close()
         runner.close()
     assert finished[0].error is None
     assert len(finished[0].result.segments[0].slices) >= 100
@@ -242,13 +241,14 @@ def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_und
     roi = scenes.add_roi(scene, (249.5, 249.5, 129.5), (160, 120, 60))
     limit = 3 * 2**20
     runner = SegmentationRunner(
-        scene, ThresholdSource(ThresholdPredictor("slice", 256, seconds_per_slice=0)), cacheBytes=limit
+        scene, ThresholdInWorker(ThresholdSettings("slice", 256, seconds_per_slice=0)), cacheBytes=limit
     )
     try:
         request = requestOf(volume, [roi], ["target"], segmentation, axis="K")
         report = runner.segment(volume, segmentation, request)
         assert len(report.segments[0].slices) == 60
-        assert 0 < runner.cache.nbytes <= limit
+        again = runner.segment(volume, segmentation, request)
+        assert 0 < again.cacheHits <= limit // (256 * 256 * 3 * 4)
     finally:
         runner.close()
     extent = segmentation.GetBinaryLabelmapInternalRepresentation("target").GetExtent()

@@ -5,11 +5,13 @@ import pytest
 
 pytest.importorskip("slicer")
 pytest.importorskip("dbsam.inference.segmenter")
+import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+from DBSAMSegmentLib.Run.Reports import warningsOf
 from DBSAMSegmentLib.Run.Runner import SegmentationError, SegmentationRunner
-from DBSAMSegmentLib.Run.Runs import warningsOf
-from threshold_predictor import ThresholdPredictor, ThresholdSource
+from processes import is_running
+from threshold_worker import ThresholdInWorker, ThresholdSettings
 
 from dbsam.progress import Cancelled, CancelToken
 
@@ -29,7 +31,7 @@ def scene():
 
 @pytest.fixture
 def runner(scene):
-    source = ThresholdSource(ThresholdPredictor("slice", size=50))
+    source = ThresholdInWorker(ThresholdSettings("slice", size=50))
     result = SegmentationRunner(scene, source)
     yield result
     result.close()
@@ -100,7 +102,7 @@ def test_prompts_and_progress_and_one_thread_for_everything(scene, runner):
     run(runner, volume, [roi_around_block(scene)], segmentation, progress=steps.append)
     run(runner, volume, [roi_around_block(scene, "again", 4)], segmentation)
     assert steps[-1].done <= steps[-1].total
-    assert runner.predictors.predictor.threads == {"DB-SAM inference"}
+    assert runner.worker.predictors.predictor.threads == {"DB-SAM inference"}
 
 
 def test_embeddings_serve_the_next_prompt(scene, runner):
@@ -108,16 +110,16 @@ def test_embeddings_serve_the_next_prompt(scene, runner):
     segmentation = scenes.add_segmentation(scene, volume)
     roi = roi_around_block(scene)
     run(runner, volume, [roi], segmentation)
-    encoded = runner.predictors.predictor.encoded_slices
+    encoded = runner.worker.predictors.predictor.encoded_slices
     report = run(runner, volume, [roi], segmentation)
-    assert runner.predictors.predictor.encoded_slices == encoded
+    assert runner.worker.predictors.predictor.encoded_slices == encoded
     assert report.cacheHits > 0
 
 
 def test_cancelling_changes_nothing_and_takes_effect_within_one_slice(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    predictor = runner.predictors.predictor
+    predictor = runner.worker.predictors.predictor
     predictor.seconds_per_slice = 0.4  # slow enough that the engine encodes slices one by one
     cancel = CancelToken()
     seen = []
@@ -130,6 +132,7 @@ def test_cancelling_changes_nothing_and_takes_effect_within_one_slice(scene, run
     before = scenes.node_count(scene)
     with pytest.raises(Cancelled):
         run(runner, volume, [roi_around_block(scene)], segmentation, progress=stop, cancel=cancel)
+    runner.worker.waitFor(runner.warmUp("compact", "cpu"))  # behind what the worker is still doing
     assert predictor.encoded_slices <= seen[0] + 1
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
     assert not runner.writer.canUndo(segmentation)
@@ -139,7 +142,7 @@ def test_cancelling_changes_nothing_and_takes_effect_within_one_slice(scene, run
 def test_a_failing_network_changes_nothing_and_the_next_run_works(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    predictor = runner.predictors.predictor
+    predictor = runner.worker.predictors.predictor
     predictor.fail_at = 3
     with pytest.raises(SegmentationError, match="the network failed"):
         run(runner, volume, [roi_around_block(scene)], segmentation)
@@ -151,12 +154,13 @@ def test_a_failing_network_changes_nothing_and_the_next_run_works(scene, runner)
 def test_full_memory_is_explained_and_embeddings_are_freed(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    predictor = runner.predictors.predictor
+    predictor = runner.worker.predictors.predictor
     predictor.fail_at = 3
     predictor.error = MemoryError("no more")
     with pytest.raises(SegmentationError, match=r"memory was full.*run again"):
         run(runner, volume, [roi_around_block(scene)], segmentation)
-    assert runner.cache.nbytes == 0
+    predictor.fail_at = None
+    assert run(runner, volume, [roi_around_block(scene)], segmentation).cacheHits == 0
 
 
 def start(runner, scene, volume, segmentation, **options):
@@ -167,13 +171,13 @@ def start(runner, scene, volume, segmentation, **options):
 
 
 def wait(runner, job):
-    runner.thread.waitFor(job)
+    runner.worker.waitFor(job)
 
 
 def test_a_volume_deleted_in_the_middle_drops_the_result(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    runner.predictors.predictor.seconds_per_slice = 0.02
+    runner.worker.predictors.predictor.seconds_per_slice = 0.02
     job, finished = start(runner, scene, volume, segmentation)
     scene.RemoveNode(volume)
     wait(runner, job)
@@ -185,7 +189,7 @@ def test_a_volume_deleted_in_the_middle_drops_the_result(scene, runner):
 def test_a_volume_changed_in_the_middle_drops_the_result_and_says_so(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    runner.predictors.predictor.seconds_per_slice = 0.02
+    runner.worker.predictors.predictor.seconds_per_slice = 0.02
     job, _ = start(runner, scene, volume, segmentation)
     volume.GetImageData().GetPointData().GetScalars().Modified()
     wait(runner, job)
@@ -196,7 +200,7 @@ def test_a_volume_changed_in_the_middle_drops_the_result_and_says_so(scene, runn
 def test_a_closed_scene_cancels_the_run(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    runner.predictors.predictor.seconds_per_slice = 0.02
+    runner.worker.predictors.predictor.seconds_per_slice = 0.02
     job, finished = start(runner, scene, volume, segmentation)
     scene.Clear(False)
     wait(runner, job)
@@ -215,14 +219,17 @@ def test_two_runs_started_together_are_both_written(scene, runner):
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 2
 
 
-def test_no_observer_node_or_thread_is_left_when_the_runner_is_closed(scene):
+def test_no_observer_node_or_process_is_left_when_the_runner_is_closed(scene):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
     roi = roi_around_block(scene)
     before = scenes.node_count(scene)
-    runner = SegmentationRunner(scene, ThresholdSource())
+    runner = SegmentationRunner(scene, ThresholdInWorker())
     run(runner, volume, [roi], segmentation)
-    assert runner.close()
+    process = runner.worker.processId
+    assert is_running(process)
+    runner.close()
+    assert not is_running(process)
     assert scenes.node_count(scene) == before
     scene.RemoveNode(volume)  # calls no observer of the closed runner
     with pytest.raises(RuntimeError, match="shutting down"):
@@ -362,17 +369,21 @@ def test_the_preview_of_one_slice_writes_nothing(scene, runner):
 def test_the_estimate_is_a_usual_pace_until_slices_were_timed(scene, runner):
     volume = scenes.add_volume(scene, bright_block())
     segmentation = scenes.add_segmentation(scene, volume)
-    runner.predictors.predictor.seconds_per_slice = 0.01
+    runner.worker.predictors.predictor.seconds_per_slice = 0.01
     request_roi = roi_around_block(scene)
     request = requestOf(volume, [request_roi], None, segmentation, axis="K", device="cpu")
+    slicer.app.settings().remove("DBSAM/Pace")
     usual = runner.estimateSeconds(request)
-    assert usual == pytest.approx(0.1 * 14)  # the box cuts K-slices 2 to 15
+    assert usual == pytest.approx(6 + 0.1 * 14)  # the model is loaded, and the box cuts K-slices 2 to 15
     large = requestOf(volume, [request_roi], None, segmentation, axis="K", model="sam", device="cpu")
-    assert runner.estimateSeconds(large) == pytest.approx(8 * 14)
+    assert runner.estimateSeconds(large) == pytest.approx(6 + 8 * 14)
     runner.segment(volume, segmentation, request)
     measured = runner.estimateSeconds(request)
     assert 0.01 < measured < 5
     assert measured != usual
+    again = SegmentationRunner(scene, ThresholdInWorker())
+    assert again.estimateSeconds(request) == pytest.approx(measured, abs=1), "the pace is kept for the next session"
+    again.close()
 
 
 class _Slice:

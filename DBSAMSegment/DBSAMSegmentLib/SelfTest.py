@@ -10,64 +10,10 @@ import slicer
 import vtk
 
 from .Panel.Packages import missingPackages
+from .Run.Predictors import Predictors
 
-
-class BrightInsideBox:
-    """A predictor of one rule, which needs no network: inside are the box's pixels that are brighter than half."""
-
-    signature = "self-test"
-    channels = "repeat"
-    takes_points = False
-
-    def region_for(self, box_xyxy: np.ndarray, slice_hw: tuple[int, int], spacing_xy: tuple[float, float]) -> Any:
-        """The whole slice."""
-        from dbsam.preprocess.sampling import slice_region
-
-        return slice_region(slice_hw, spacing_xy, square=True)
-
-    def reusable(self, region: Any, box_xyxy: np.ndarray) -> bool:
-        """A whole slice serves every box."""
-        return True
-
-    def encode(self, images: Any, regions: Any) -> list[Any]:
-        """The slices, resampled."""
-        from dbsam.preprocess.sampling import resample_slice
-
-        return [
-            _ResampledSlice(resample_slice(image, region, 128)[0][..., 0], region)
-            for image, region in zip(images, regions, strict=True)
-        ]
-
-    def decode(self, embedding: Any, boxes_xyxy: np.ndarray) -> Any:
-        """Logits that are positive in bright pixels of the box."""
-        from dbsam.inference.predictor import DecodedMasks
-
-        y, x = np.indices(embedding.pixels.shape)
-        logits = []
-        for x0, y0, x1, y1 in embedding.region.boxes_to_input(np.asarray(boxes_xyxy), 128):
-            inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
-            logits.append(np.where(inside, embedding.pixels / 10 - 12.75, -20.0))
-        return DecodedMasks(np.array(logits, np.float32), np.full(len(logits), 0.9, np.float32))
-
-
-class _ResampledSlice:
-    def __init__(self, pixels: np.ndarray, region: Any) -> None:
-        self.pixels = pixels
-        self.region = region
-        self.nbytes = pixels.nbytes
-
-
-class BrightInsideBoxSource:
-    """Gives the rule for every model."""
-
-    def __call__(self, model: str, device: str, cancel: Any) -> BrightInsideBox:
-        """The same predictor each time would be equal anyway; one is enough."""
-        if not hasattr(self, "_predictor"):
-            self._predictor = BrightInsideBox()
-        return self._predictor
-
-    def clear(self) -> None:
-        """Nothing to free."""
+# Computed in the worker by a rule, which needs neither torch nor weights.
+BRIGHT_INSIDE_BOX = Predictors("dbsam.worker.bright_box:BrightInsideBoxSource", needsTorch=False)
 
 
 def brightBlockScene() -> tuple[Any, Any, Any, np.ndarray]:
@@ -94,7 +40,7 @@ def brightBlockScene() -> tuple[Any, Any, Any, np.ndarray]:
 def checkThresholdRun(logicClass: Any) -> None:
     """From nodes to a segment, and back by undo."""
     volumeNode, roiNode, segmentationNode, block = brightBlockScene()
-    logic = logicClass(predictors=BrightInsideBoxSource())
+    logic = logicClass(predictors=BRIGHT_INSIDE_BOX)
     try:
         report = logic.segment(volumeNode, roiNode, segmentationNode)
         segmentId = report.segments[0].segmentId

@@ -29,7 +29,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
         self.options = None
         self._runner = None
-        self._timer = None
         self._ownsRunner = False
         self._bands = {}
         self._outlines = None
@@ -211,7 +210,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.job = self._runnerInUse().preview(request, index, show)
         if self.job is None:
             self._status(_("The box lies outside the volume."))
-        self._timerInUse().watch()
         self.updateGUIFromMRML()
 
     def onApply(self):
@@ -240,7 +238,6 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
         from DBSAMSegmentLib.Panel.Dialogs import errorsShown
         from DBSAMSegmentLib.Panel.Packages import ensurePackages
-        from DBSAMSegmentLib.Run.Tokens import newCancelToken
         from DBSAMSegmentLib.Write.SegmentWriter import requireWritable
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
@@ -271,14 +268,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                     self._write(job.result[0], request)
             self.updateGUIFromMRML()
 
-        self.job = runner.compute(request, finished, self._onProgress, newCancelToken(), [volumeNode, target[0]])
+        self.job = runner.compute(request, finished, self._onProgress, nodes=[volumeNode, target[0]])
         self.options.progressBar.setRange(0, 0)
         self.options.progressBar.setVisible(True)
-        self._timerInUse().watch()
 
     def _write(self, result, request):
         """Gives the mask to the editor: one undo state, its masking, its overwrite mode."""
-        from DBSAMSegmentLib.Run.Runs import warningsOf
+        from DBSAMSegmentLib.Run.Reports import warningsOf
         from DBSAMSegmentLib.Write.EffectWriting import writeThroughEffect
 
         volumeNode, segmentationNode = self._volume(), self._segmentation()
@@ -342,24 +338,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _runnerInUse(self):
         if self._runner is None:
-            from DBSAMSegmentLib.Run.SharedRunner import acquireRunner
+            from DBSAMSegmentLib.Run.Runner import acquireRunner
 
             self._runner, self._ownsRunner = acquireRunner(), True
         return self._runner
 
-    def _timerInUse(self):
-        if self._timer is None:
-            from DBSAMSegmentLib.Run.ResultTimer import ResultTimer
-
-            self._timer = ResultTimer(self._runnerInUse().thread)
-        return self._timer
-
     def _letGoOfRunner(self):
-        if self._timer is not None:
-            self._timer.close()
-            self._timer = None
         if self._ownsRunner:
-            from DBSAMSegmentLib.Run.SharedRunner import releaseRunner
+            from DBSAMSegmentLib.Run.Runner import releaseRunner
 
             releaseRunner()
         self._runner, self._ownsRunner = None, False

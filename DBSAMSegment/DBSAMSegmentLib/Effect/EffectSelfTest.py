@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 
 from ..Run.Runner import SegmentationRunner
-from ..SelfTest import BrightInsideBoxSource, brightBlockScene
+from ..SelfTest import BRIGHT_INSIDE_BOX, brightBlockScene
 
 
 def checkBoxOnSlice() -> None:
@@ -15,7 +15,7 @@ def checkBoxOnSlice() -> None:
     segmentId = segmentationNode.GetSegmentation().AddEmptySegment("bright")
     editorNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
     editor = slicer.qMRMLSegmentEditorWidget()
-    runner = SegmentationRunner(slicer.mrmlScene, BrightInsideBoxSource())
+    runner = SegmentationRunner(slicer.mrmlScene, BRIGHT_INSIDE_BOX)
     try:
         editor.setMRMLScene(slicer.mrmlScene)
         editor.setMRMLSegmentEditorNode(editorNode)
@@ -26,7 +26,7 @@ def checkBoxOnSlice() -> None:
         effect = editor.activeEffect().self()
         effect.setRunner(runner)
         effect.previewBox(2, 7, (9.5, 7.5, 35.5, 29.5))
-        runner.thread.waitFor(effect.job)
+        runner.worker.waitFor(effect.job)
         assert not _segment(segmentationNode, segmentId, volumeNode).any(), "a preview must write nothing"
         effect.onApply()
         found = _segment(segmentationNode, segmentId, volumeNode)

@@ -17,7 +17,6 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 if TYPE_CHECKING:
     from dbsam.geometry.grid import ImageGeometry, OrientedBox
-    from dbsam.inference.segmenter import Volume
 
 
 class GeometryError(ValueError):
@@ -95,22 +94,21 @@ def volumeGeometry(volumeNode: slicer.vtkMRMLVolumeNode) -> ImageGeometry:
 
 @dataclass(frozen=True)
 class VolumeSnapshot:
-    """What a run needs of a volume node, taken on the main thread in no time; `copy` may run on any thread.
+    """What a run needs of a volume node, taken in no time; a `dbsam.worker.client.VoxelSource`. Main thread only.
 
-    The voxels are a view until `copy`; `imageData` keeps them alive on the main thread's side. `identity` changes with
-    every modification, so that `isCurrent` tells whether the copy shows what the node shows now.
+    The voxels are a view, which must not be read any more once they have `changed`; `imageData` keeps them alive.
+    `identity` changes with every modification.
     """
 
-    view_KJI: np.ndarray
+    voxels: np.ndarray
     geometry: ImageGeometry
     identity: str
     imageData: vtk.vtkImageData
+    modified: int
 
-    def copy(self) -> Volume:
-        """The library's volume with its own copy of the voxels."""
-        from dbsam.inference.segmenter import Volume
-
-        return Volume(np.array(self.view_KJI, copy=True), self.geometry, self.identity)
+    def changed(self) -> bool:
+        """Whether the voxels were changed, or their memory given back, since the snapshot was taken."""
+        return _modified(self.imageData) != self.modified
 
 
 def volumeIdentity(volumeNode: slicer.vtkMRMLVolumeNode) -> str:
@@ -119,11 +117,10 @@ def volumeIdentity(volumeNode: slicer.vtkMRMLVolumeNode) -> str:
     VTK's modification times never repeat within a process, so that two volumes never share a key.
     """
     imageData = _imageData(volumeNode)
-    scalars = imageData.GetPointData().GetScalars()
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     grid = hashlib.blake2b(arrayFromMatrix(ijkToRas).tobytes(), digest_size=8).hexdigest()
-    return f"{volumeNode.GetID()}:{max(imageData.GetMTime(), scalars.GetMTime())}:{grid}"
+    return f"{volumeNode.GetID()}:{_modified(imageData)}:{grid}"
 
 
 def snapshotVolume(volumeNode: slicer.vtkMRMLVolumeNode) -> VolumeSnapshot:
@@ -147,7 +144,7 @@ def snapshotVolume(volumeNode: slicer.vtkMRMLVolumeNode) -> VolumeSnapshot:
             f"{nodeName(volumeNode)} has {components} values per voxel: DB-SAM takes grey (1) or colour (3 or 4)"
             " volumes. Extract one component as a scalar volume first."
         )
-    return VolumeSnapshot(view, geometry, volumeIdentity(volumeNode), imageData)
+    return VolumeSnapshot(view, geometry, volumeIdentity(volumeNode), imageData, _modified(imageData))
 
 
 def roiBox(roiNode: slicer.vtkMRMLMarkupsROINode, volumeNode: slicer.vtkMRMLVolumeNode) -> OrientedBox:
@@ -205,6 +202,12 @@ def nearestAxis(normal_ras: np.ndarray, geometry: ImageGeometry) -> tuple[int, f
     cosines = np.abs(planes @ normal_ras) / (np.linalg.norm(planes, axis=1) * np.linalg.norm(normal_ras))
     axis = int(np.argmax(cosines))
     return axis, float(np.degrees(np.arccos(min(1.0, cosines[axis]))))
+
+
+def _modified(imageData: vtk.vtkImageData) -> int:
+    """Time of the last change of voxels or dimensions; 0 where there are none any more."""
+    scalars = imageData.GetPointData().GetScalars()
+    return 0 if scalars is None else max(imageData.GetMTime(), scalars.GetMTime())
 
 
 def _imageData(volumeNode: slicer.vtkMRMLVolumeNode) -> vtk.vtkImageData:

@@ -19,6 +19,8 @@ def duration(seconds: float) -> str:
 
 def progressText(progress: Progress) -> str:
     """What is done, how far it is, and the time left where it is known."""
+    if progress.total == 0:  # nothing that could be counted, such as loading the model
+        return _("{stage}...").format(stage=progress.stage)
     text = _("{stage}: {done} of {total}").format(stage=progress.stage, done=progress.done, total=progress.total)
     if progress.seconds_left is not None:
         text += _(", {time} left").format(time=duration(progress.seconds_left))

@@ -12,11 +12,11 @@ import vtk
 
 from ..Mrml.Requests import RunRequest
 from ..Mrml.Views import sliceWidgets, viewAlong
-from ..Run.InferenceThread import Job
 from .SlicePreview import SlicePreview
 
 if TYPE_CHECKING:
-    from ..Run.ResultTimer import ResultTimer
+    from dbsam.worker.client import Job
+
     from ..Run.Runner import SegmentationRunner
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ class LivePreview:
 
     Args:
         runner: computes.
-        timer: delivers the runner's results.
         makeRequest: the request for one ROI as the panel is set now; raises ValueError where that can't be.
         onReleased: called with the ROI that the user let go of.
     """
@@ -39,12 +38,10 @@ class LivePreview:
     def __init__(
         self,
         runner: SegmentationRunner,
-        timer: ResultTimer,
         makeRequest: Callable[[slicer.vtkMRMLMarkupsROINode], tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]],
         onReleased: Callable[[slicer.vtkMRMLMarkupsROINode], None],
     ) -> None:
         self._runner = runner
-        self._results = timer
         self._makeRequest = makeRequest
         self._onReleased = onReleased
         self._observed: list[tuple[slicer.vtkMRMLMarkupsROINode, int]] = []
@@ -129,7 +126,6 @@ class LivePreview:
             self.outlines.clear()
             return
         self._job = job
-        self._results.watch()
 
     def _show(self, job: Job, volumeNode: slicer.vtkMRMLScalarVolumeNode, index: int) -> None:
         self._job = None

@@ -17,9 +17,7 @@ from ..Mrml.NodeRequests import requestOf
 from ..Mrml.Nodes import newRoi, newSegmentation
 from ..Mrml.SliceViews import fitRoiToView
 from ..Mrml.Views import sliceWidgets, startPlacingRoi
-from ..Run.InferenceThread import Job
 from ..Run.Predictors import requireWeights
-from ..Run.ResultTimer import ResultTimer
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
 from .Corrections import Corrections
 from .Dialogs import confirmed, errorsShown
@@ -34,11 +32,12 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from dbsam.progress import Progress
+    from dbsam.worker.client import Job
 
     from ..Mrml.Requests import RunRequest
-    from ..Run.Runs import RunReport, SegmentReport
+    from ..Run.Reports import RunReport, SegmentReport
 
-Finished = Callable[[Job], None]
+Finished = Callable[["Job"], None]
 
 # Slices are prepared when nothing was changed for so long.
 _IDLE_MILLISECONDS = 1500
@@ -60,12 +59,11 @@ class Panel(VTKObservationMixin):
         self._guiTag: Any = None
         self._report: RunReport | None = None
         runner = logic.runner
-        self.timer = ResultTimer(runner.thread)
-        self.run = RunPanel(ui, runner, self.timer, self._startRun, self._onDone, lambda: self._get("segmentation"))
+        self.run = RunPanel(ui, runner, self._startRun, self._onDone, lambda: self._get("segmentation"))
         self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
         self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters, logic.getParameterNode)
         self.corrections = Corrections(lambda: self._parameters)
-        self.live = LivePreview(runner, self.timer, self._liveRequest, self._onReleased)
+        self.live = LivePreview(runner, self._liveRequest, self._onReleased)
         self._combos = {
             "model": (ui.modelCombo, MODELS),
             "device": (ui.deviceCombo, DEVICES),
@@ -101,7 +99,6 @@ class Panel(VTKObservationMixin):
         self.live.close()
         self.result.close()
         self.run.close()
-        self.timer.close()
         self.removeObservers()
 
     def setParameterNode(self, parameters: Any) -> None:
@@ -379,4 +376,3 @@ class Panel(VTKObservationMixin):
             except ValueError as error:
                 logger.debug("Nothing was prepared: %s", error)
                 return
-            self.timer.watch()

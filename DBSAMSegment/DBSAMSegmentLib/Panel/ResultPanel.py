@@ -16,7 +16,7 @@ from .ConfidencePlot import ConfidencePlot
 from .Dialogs import errorsShown
 
 if TYPE_CHECKING:
-    from ..Run.Runs import RunReport, SegmentReport
+    from ..Run.Reports import RunReport, SegmentReport
 
 
 class ResultPanel:

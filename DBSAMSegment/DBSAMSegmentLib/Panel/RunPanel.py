@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..Run.InferenceThread import Job
 from .Dialogs import confirmed, errorsShown
 from .Durations import duration, progressText
 from .Packages import ensurePackages
 
 if TYPE_CHECKING:
     from dbsam.progress import Progress
+    from dbsam.worker.client import Job
 
-    from ..Run.ResultTimer import ResultTimer
+    from ..Run.Reports import RunReport
     from ..Run.Runner import SegmentationRunner
-    from ..Run.Runs import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,6 @@ class RunPanel:
     Args:
         ui: the panel's widgets.
         runner: computes and writes.
-        timer: delivers the runner's results.
         startRun: starts what the panel is set to and returns its job; raises ValueError where that can't be.
         onDone: gets the report of a run that was written; None after undo and redo.
         currentSegmentation: the segmentation that undo and redo are for.
@@ -43,14 +41,12 @@ class RunPanel:
         self,
         ui: Any,
         runner: SegmentationRunner,
-        timer: ResultTimer,
         startRun: Callable[[Callable[[Job], None], Callable[[Progress], None], Callable[[float], bool]], Job | None],
         onDone: Callable[[RunReport | None], None],
         currentSegmentation: Callable[[], slicer.vtkMRMLSegmentationNode | None],
     ) -> None:
         self.ui = ui
         self._runner = runner
-        self._timer = timer
         self._startRun = startRun
         self._onDone = onDone
         self._currentSegmentation = currentSegmentation
@@ -100,7 +96,6 @@ class RunPanel:
             if self.job is not None:
                 self.ui.progressBar.setRange(0, 0)
                 self.ui.statusLabel.text = _("Starting...")
-                self._timer.watch()
         self.update()
 
     def onCancel(self) -> None:

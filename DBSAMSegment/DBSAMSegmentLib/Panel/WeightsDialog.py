@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 from slicer.i18n import tr as _
 
-from ..Run.InferenceThread import InferenceThread, Job
-from ..Run.ResultTimer import ResultTimer
+from ..Run.RunErrors import explainedError
+from ..Run.Runner import acquireRunner, releaseRunner
 from .Dialogs import confirmed, errorsShown
+
+if TYPE_CHECKING:
+    from dbsam.worker.client import Job
 
 _COLUMNS = (_("Model"), _("On this computer"), _("Size"), _("Licence"), _("Whose"))
 
@@ -22,8 +24,7 @@ class WeightsDialog(qt.QDialog):
         qt.QDialog.__init__(self, parent)
         self.setWindowTitle(_("DB-SAM models"))
         self.chosenModel = ""
-        self._thread = InferenceThread("DB-SAM downloads")
-        self._timer = ResultTimer(self._thread)
+        self._worker = acquireRunner().worker
         self._job: Job | None = None
 
         self.table = qt.QTableWidget()
@@ -91,9 +92,11 @@ class WeightsDialog(qt.QDialog):
                 self.table.selectRow(row)
 
     def shutDown(self) -> None:
-        """Stops a running download and the thread."""
-        self._timer.close()
-        self._thread.stop()
+        """Stops a running download; the worker goes on."""
+        if self._job is not None:
+            self._job.release()
+            self._job.cancel.cancel()
+        releaseRunner()
 
     def onUse(self) -> None:
         """Takes the selected model."""
@@ -102,23 +105,29 @@ class WeightsDialog(qt.QDialog):
 
     def onChooseFile(self) -> None:
         """Takes a file of the user's own, after looking into its header."""
-        from dbsam.weights.load import weights_info
+        from dbsam.worker.protocol import DescribeTask
 
         path = qt.QFileDialog.getOpenFileName(
             self, _("Choose weights"), "", _("Weights (*.safetensors *.pth *.pt);;All files (*)")
         )
         if not path:
             return
-        with errorsShown(_("These weights can't be used."), waitCursor=True):
-            info = weights_info(Path(path))
-            self.statusLabel.text = _("{name}: {licence}").format(name=info.name, licence=info.licence)
-            self.chosenModel = path
-            self.accept()
+
+        def described(job: Job) -> None:
+            self._ended()
+            if job.error is not None:
+                self.statusLabel.text = str(explainedError(job.error))
+            elif not job.cancelled:
+                self.statusLabel.text = _("{name}: {licence}").format(name=job.result.name, licence=job.result.licence)
+                self.chosenModel = path
+                self.accept()
+
+        # SAM's and MedSAM's files are known by their digest, which takes seconds.
+        self._begin(DescribeTask(path), described, _("Reading {path}...").format(path=path))
 
     def onDownload(self) -> None:
         """Fetches the selected model in the background."""
-        from dbsam.progress import CancelToken
-        from dbsam.weights.load import download
+        from dbsam.worker.protocol import DownloadTask
 
         status = self._selected()
         entry = status.entry
@@ -132,19 +141,10 @@ class WeightsDialog(qt.QDialog):
         )
         if not confirmed(text, self, _("DB-SAM models")):
             return
-        self._job = Job(
-            lambda job: download(entry.name, job.reportProgress, job.cancel),
-            CancelToken(),
-            onFinished=self._onDownloaded,
-            onProgress=self._onProgress,
-        )
-        self._thread.submit(self._job)
-        self._timer.watch()
-        self.progressBar.setVisible(True)
-        self._updateButtons()
+        self._begin(DownloadTask(entry.name), self._onDownloaded, _("Connecting..."))
 
     def onCancel(self) -> None:
-        """Stops the download; what has arrived is kept."""
+        """Stops the download or the reading of a file; what has arrived is kept."""
         if self._job is not None:
             self._job.cancel.cancel()
 
@@ -167,16 +167,29 @@ class WeightsDialog(qt.QDialog):
                 self.statusLabel.text = _("{size} freed.").format(size=megabytes(freed))
                 self.refresh()
 
+    def _begin(self, task: Any, onFinished: Any, text: str) -> None:
+        from dbsam.worker.client import Job
+
+        self._job = self._worker.submit(Job(task, on_finished=onFinished, on_progress=self._onProgress))
+        self.statusLabel.text = text
+        self.progressBar.maximum = 0
+        self.progressBar.setVisible(True)
+        self._updateButtons()
+
+    def _ended(self) -> None:
+        self._job = None
+        self.progressBar.setVisible(False)
+        self._updateButtons()
+
     def _onProgress(self, progress: Any) -> None:
         self.progressBar.maximum = 1000
         self.progressBar.value = int(1000 * progress.done / max(1, progress.total))
         self.statusLabel.text = f"{progress.stage}: {megabytes(progress.done)} of {megabytes(progress.total)}"
 
     def _onDownloaded(self, job: Job) -> None:
-        self._job = None
-        self.progressBar.setVisible(False)
+        self._ended()
         if job.error is not None:
-            self.statusLabel.text = str(job.error)
+            self.statusLabel.text = str(explainedError(job.error))
         elif job.cancelled:
             self.statusLabel.text = _("Cancelled. Download again to continue where it stopped.")
         else:

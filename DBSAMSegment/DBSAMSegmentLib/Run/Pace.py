@@ -1,41 +1,90 @@
-"""How long a slice takes, for the estimate before a run."""
+"""How long a slice and loading a model take on this computer, for the estimate before a run."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .Predictors import gpuTorch
+import slicer
+
+if TYPE_CHECKING:
+    from dbsam.worker.protocol import Segmented
 
 # Seconds per slice on two cores of a server, rounded up (docs/benchmarks.md): the compact network, and the others with
 # SAM's ViT-B on 1024 x 1024 pixels. Files that don't say what they hold most likely are one of the large ones.
 _CPU_SECONDS = {"compact": 0.1, "sam": 8.0, "medsam": 8.0}
 _LARGE_CPU_SECONDS = 11.0
 _GPU_SECONDS = 0.2
+# Starting the process and importing torch, from a cold disk cache.
+_LOAD_SECONDS = 6.0
+_SETTINGS = "DBSAM/Pace"
 
 
 class Pace:
-    """Seconds a slice, by model and device: measured ones, and usual ones until there are any."""
+    """Seconds a slice, by model and device: measured ones, and usual ones until there are any.
+
+    What was measured is kept in the application's settings for the next session.
+    """
 
     def __init__(self) -> None:
-        self._measured: dict[tuple[str, str], float] = {}
+        self._measured: dict[str, float] = {}
 
-    def measured(self, model: str, device: str, secondsPerSlice: float) -> None:
-        """Takes over what a run took."""
-        self._measured[model, device] = secondsPerSlice
+    def measured(self, model: str, device: str, segmented: Segmented) -> None:
+        """Takes over what a run took, as it was measured in the worker."""
+        # Slices that were encoded before cost next to nothing: they tell nothing of new ones.
+        results = segmented.segmentations
+        slices, hits = sum(len(one.slices) for one in results), sum(one.cache_hits for one in results)
+        if slices > 2 * hits:
+            self._keep(model, device, "slice", sum(one.seconds for one in results) / max(1, slices - hits))
+        if segmented.load_seconds > 0:
+            self._keep(model, device, "load", segmented.load_seconds)
 
     def secondsPerSlice(self, model: str, device: str) -> float:
         """What a slice is expected to take.
 
         Args:
             model: a model's name or the path of a weights file.
-            device: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" is a GPU only where PyTorch was loaded and has one.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         """
-        if (model, device) in self._measured:
-            return self._measured[model, device]
-        if device.split(":")[0] in ("cuda", "mps") or (device == "auto" and gpuTorch() is not None):
+        known = self._known(model, device, "slice")
+        if known is not None:
+            return known
+        if device.split(":")[0] in ("cuda", "mps"):
             return _GPU_SECONDS
         return _CPU_SECONDS.get(_system(model), _LARGE_CPU_SECONDS)
+
+    def secondsToLoad(self, model: str, device: str) -> float:
+        """What loading the model is expected to take where it isn't loaded."""
+        known = self._known(model, device, "load")
+        return _LOAD_SECONDS if known is None else known
+
+    def _keep(self, model: str, device: str, what: str, seconds: float) -> None:
+        key = _key(model, device, what)
+        self._measured[key] = seconds
+        slicer.app.settings().setValue(key, round(seconds, 4))
+
+    def _known(self, model: str, device: str, what: str) -> float | None:
+        key = _key(model, device, what)
+        if key not in self._measured:
+            stored = _positive(slicer.app.settings().value(key))
+            if stored is None:
+                return None
+            self._measured[key] = stored
+        return self._measured[key]
+
+
+def _key(model: str, device: str, what: str) -> str:
+    name = model.replace("/", "|").replace("\\", "|")  # a slash begins a group of the settings
+    return f"{_SETTINGS}/{name}@{device}/{what}"
+
+
+def _positive(value: Any) -> float | None:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):  # absent, or changed by hand
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _system(model: str) -> str:

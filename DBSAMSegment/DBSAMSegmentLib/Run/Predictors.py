@@ -1,56 +1,26 @@
-"""Networks by name for the inference thread, loaded at first use and kept."""
+"""Where the worker gets its networks from, and whether a model's weights are on this computer."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dbsam.inference.predictor import SlicePredictor
-    from dbsam.progress import CancelToken
-
-logger = logging.getLogger(__name__)
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
-class PredictorSource:
-    """Loads the predictor of a model once and keeps it while its file stays the same; inference thread only."""
+@dataclass(frozen=True)
+class Predictors:
+    """A source of predictors by its name, as the worker is another process.
 
-    def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._predictor: SlicePredictor | None = None
+    Attributes:
+        source: "package.module:Name" of what the worker imports and calls; what it returns is a
+            `dbsam.worker.networks.NetworkSource`. By default dbsam's weights by name or path.
+        options: its arguments by name: numbers, text, lists.
+        needsTorch: whether it needs torch and its like.
+    """
 
-    def __call__(self, model: str, device: str, cancel: CancelToken) -> SlicePredictor:
-        """The predictor of a model on a device.
-
-        Args:
-            model: name of the registry or path of a weights file.
-            device: "auto", "cpu", "mps", "cuda" or "cuda:N".
-            cancel: stops a download or the check of a file.
-
-        Raises:
-            CheckpointError: unknown, missing, damaged or foreign weights; nothing is downloaded here.
-            ValueError: this computer has no such device.
-        """
-        from dbsam.api import load_predictor
-        from dbsam.weights.load import locate
-
-        path = locate(model)
-        status = path.stat() if path is not None else None
-        key = (model, device, str(path), status and (status.st_mtime_ns, status.st_size))
-        if self._predictor is None or key != self._key:
-            self.clear()
-            logger.info("Loading the model %s on device %s", model, device)
-            self._predictor = load_predictor(model, device, download=False, cancel=cancel)
-            self._key = key
-        return self._predictor
-
-    def clear(self) -> None:
-        """Frees the network and what the GPU's memory pool holds for it."""
-        self._key = self._predictor = None
-        gc.collect()
-        freeGpuMemory()
+    source: str = "dbsam.worker.networks:Networks"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needsTorch: bool = True
 
 
 def requireWeights(model: str) -> None:
@@ -67,21 +37,3 @@ def requireWeights(model: str) -> None:
             f"The weights of {model} are not on this computer: press Weights... to download them, or to choose a file"
             " of your own."
         )
-
-
-def gpuTorch() -> Any:
-    """PyTorch where it was loaded and has a CUDA GPU, else None; never loads it, which takes seconds."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.cuda.is_available() else None
-
-
-def freeGpuMemory() -> None:
-    """Gives cached GPU memory back to the system, if torch was loaded at all."""
-    torch = gpuTorch()
-    if torch is not None:
-        torch.cuda.empty_cache()
-
-
-def isOutOfMemory(error: BaseException) -> bool:
-    """Whether an error says that memory was full, on a GPU or not; without loading torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error)

@@ -1,4 +1,4 @@
-"""From nodes to segments: checks the input, computes on the inference thread, writes on the main thread."""
+"""From nodes to segments: checks the input, lets the worker compute, writes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from ..Mrml.NodeRequests import requestOf
 from ..Mrml.Requests import KeyBoxes, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
 from ..Mrml.SceneEvents import observeNodes
 from ..Write.SegmentWriter import SegmentMask, SegmentWriter, requireWritable
-from .InferenceThread import InferenceThread, Job, Priority
 from .LastResults import LastResults
 from .Pace import Pace
-from .Predictors import PredictorSource
+from .Predictors import Predictors
+from .Reports import RunReport, mergedResult, reportOf
 from .RunErrors import SegmentationError, explainedError
-from .Runs import Engine, Predictors, RunReport, mergedResult, reportOf
-from .Tokens import newCancelToken
+from .WorkerProcess import WorkerProcess
 
 if TYPE_CHECKING:
+    from dbsam.inference.segmenter import VolumeSegmentation
     from dbsam.progress import CancelToken, Progress
+    from dbsam.worker.client import Job
+    from dbsam.worker.protocol import DecidedSlice, SegmentTask
 
 logger = logging.getLogger(__name__)
 
@@ -46,40 +48,26 @@ class SegmentationRunner:
         cacheBytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.scene = scene
-        self.thread = InferenceThread()
+        self.worker = WorkerProcess(Predictors() if predictors is None else predictors, cacheBytes)
         self.writer = SegmentWriter(scene)
-        self.predictors: Predictors = predictors if predictors is not None else PredictorSource()
-        self._cacheBytes = cacheBytes
-        self._cache: Any = None
-        self._engine: Engine | None = None
         self._jobNodes: dict[Job, list[slicer.vtkMRMLNode]] = {}
         self.lastResults = LastResults()
         self._pace = Pace()
+        self._loaded: tuple[str, str] | None = None
         self._observations = [
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose),
             observeNodes(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
         ]
 
-    def close(self) -> bool:
-        """Cancels everything, ends the thread and lets go of the scene.
-
-        Returns:
-            Whether the thread has ended in time.
-        """
+    def close(self) -> None:
+        """Cancels everything, ends the worker and lets go of the scene."""
         for tag in self._observations:
             self.scene.RemoveObserver(tag)
         self._observations = []
         self._jobNodes.clear()
         self.lastResults.forget()
         self.writer.forget()
-        ended = self.thread.stop()
-        if ended:
-            if self._engine is not None:
-                self._engine.forget()
-            self.predictors.clear()
-        if self._cache is not None:
-            self._cache.clear()
-        return ended
+        self.worker.close()
 
     def start(
         self,
@@ -92,11 +80,13 @@ class SegmentationRunner:
         cancel: CancelToken | None = None,
         onFinished: Callable[[Job], None] | None = None,
         onProgress: Callable[[Progress], None] | None = None,
+        onSlice: Callable[[DecidedSlice], None] | None = None,
         redoOnly: range | None = None,
     ) -> Job:
         """Starts a run; its segments are written when it has finished, as one step that can be undone.
 
         `onFinished` gets the job: `job.result` is then the RunReport, or `job.error` says why nothing was changed.
+        `onSlice` gets each slice as soon as it is decided.
 
         Raises:
             ValueError: the segmentation can't be written to.
@@ -112,13 +102,13 @@ class SegmentationRunner:
                         volumeNode, segmentationNode, request, job.result, mode, editorNode, redoOnly
                     )
                 except Exception as error:
-                    job.error = explainedError(error, self.cache)
+                    job.error = explainedError(error)
             if job.error is not None:
                 job.result = None
             if onFinished is not None:
                 onFinished(job)
 
-        return self.compute(request, finish, onProgress, cancel, (volumeNode, segmentationNode))
+        return self.compute(request, finish, onProgress, cancel, (volumeNode, segmentationNode), onSlice)
 
     def segment(
         self,
@@ -148,7 +138,7 @@ class SegmentationRunner:
             cancel=cancel,
             onProgress=progress,
         )
-        self.thread.waitFor(job)
+        self.worker.waitFor(job)
         if job.cancelled:
             raise Cancelled("The segmentation was cancelled; nothing was changed.")
         if job.error is not None:
@@ -206,18 +196,32 @@ class SegmentationRunner:
         single = onOneSlice(request, index)
         if single is None:
             return None
-        job = Job(
-            lambda job: self.engine.compute(single, job),
-            cancel if cancel is not None else newCancelToken(),
-            Priority.PREVIEW,
-            onFinished,
+        from dbsam.worker.client import Job, Priority
+
+        def finish(job: Job) -> None:
+            self._takeResults(single, job)
+            onFinished(job)
+
+        return self.worker.submit(
+            Job(_segmentTask(single, False), cancel, Priority.PREVIEW, single.snapshot, on_finished=finish)
         )
-        return self.thread.submit(job)
 
     def prefetch(self, request: RunRequest) -> Job:
         """Embeds the slices of the first prompt while nothing else is to do; any other work ends it."""
-        job = Job(lambda job: self.engine.prefetch(request, job), newCancelToken(), Priority.IDLE)
-        return self.thread.submit(job)
+        from dbsam.worker.client import Job, Priority
+        from dbsam.worker.protocol import PrefetchTask
+
+        options = {"axis": request.axis, "intensity": request.intensity}
+        snapshot = request.snapshot
+        task = PrefetchTask(snapshot.identity, request.prompts[0].prompt, request.model, request.device, options)
+        return self.worker.submit(Job(task, priority=Priority.IDLE, volume=snapshot))
+
+    def warmUp(self, model: str, device: str) -> Job:
+        """Starts the worker and loads a model while nothing else is to do."""
+        from dbsam.worker.client import Job, Priority
+        from dbsam.worker.protocol import LoadTask
+
+        return self.worker.submit(Job(LoadTask(model, device), priority=Priority.IDLE))
 
     def compute(
         self,
@@ -226,22 +230,30 @@ class SegmentationRunner:
         onProgress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
         nodes: Sequence[slicer.vtkMRMLNode] = (),
+        onSlice: Callable[[DecidedSlice], None] | None = None,
     ) -> Job:
-        """Computes a request and writes nothing; `onFinished` gets the job with the results.
+        """Computes a request and writes nothing; `onFinished` gets the job, whose result is a list of segmentations.
 
         The job is cancelled when one of `nodes` is removed from the scene.
         """
+        from dbsam.worker.client import Job
 
         def finish(job: Job) -> None:
             self._jobNodes.pop(job, None)
-            if job.error is not None:
-                job.error = explainedError(job.error, self.cache)
+            self._takeResults(request, job)
             onFinished(job)
 
-        token = cancel if cancel is not None else newCancelToken()
-        job = Job(lambda job: self.engine.compute(request, job), token, Priority.RUN, finish, onProgress)
+        job = Job(
+            _segmentTask(request, onSlice is not None),
+            cancel,
+            volume=request.snapshot,
+            on_finished=finish,
+            on_progress=onProgress,
+            on_slice=onSlice,
+        )
+        self.worker.submit(job)
         self._jobNodes[job] = list(nodes)
-        return self.thread.submit(job)
+        return job
 
     def requireCurrent(
         self,
@@ -267,8 +279,11 @@ class SegmentationRunner:
             )
 
     def estimateSeconds(self, request: RunRequest) -> float:
-        """Expected time of a run: from the slices computed so far with this model and device, else a usual pace."""
-        return self._pace.secondsPerSlice(request.model, request.device) * sliceCount(request)
+        """Expected time of a run: as measured on this computer with this model and device, else a usual pace."""
+        seconds = self._pace.secondsPerSlice(request.model, request.device) * sliceCount(request)
+        if self._loaded != (request.model, request.device) or self.worker.processId is None:
+            seconds += self._pace.secondsToLoad(request.model, request.device)
+        return seconds
 
     def undo(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         """Takes back the last run; what was computed for this segmentation can't be redone in part any more."""
@@ -283,30 +298,23 @@ class SegmentationRunner:
     @property
     def needsPackages(self) -> bool:
         """Whether runs need torch and its like, which a rule given in place of the networks doesn't."""
-        return isinstance(self.predictors, PredictorSource)
+        return self.worker.predictors.needsTorch
 
-    @property
-    def engine(self) -> Engine:
-        """What computes; created at first use."""
-        if self._engine is None:
-            self._engine = Engine(self.predictors, self.cache)
-        return self._engine
-
-    @property
-    def cache(self) -> Any:
-        """The embedding cache; created at first use, as it is the library's."""
-        if self._cache is None:
-            from dbsam.inference.embedding_cache import EmbeddingCache
-
-            self._cache = EmbeddingCache(max_bytes=self._cacheBytes)
-        return self._cache
+    def _takeResults(self, request: RunRequest, job: Job) -> None:
+        """Turns what the worker sent into segmentations, or its error into one for users."""
+        if job.error is not None:
+            job.error = explainedError(job.error)
+        elif not job.cancelled:
+            self._pace.measured(request.model, request.device, job.result)
+            self._loaded = (request.model, request.device)
+            job.result = list(job.result.segmentations)
 
     def _write(
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentationNode: slicer.vtkMRMLSegmentationNode,
         request: RunRequest,
-        results: list[Any],
+        results: list[VolumeSegmentation],
         mode: str,
         editorNode: slicer.vtkMRMLSegmentEditorNode | None,
         redoOnly: range | None,
@@ -314,8 +322,6 @@ class SegmentationRunner:
         self.requireCurrent(request, volumeNode, segmentationNode)
         if editorNode is not None and not self.scene.IsNodePresent(editorNode):
             editorNode = None
-        for result in results:
-            self._pace.measured(request.model, request.device, result.seconds / max(1, len(result.slices)))
         slices = None if redoOnly is None else (results[0].axis, redoOnly[0], redoOnly[-1])
         masks = [
             SegmentMask(prompt.segmentId, result.mask_KJI, result.extent_ijk, prompt.name, prompt.color_rgb, slices)
@@ -337,14 +343,10 @@ class SegmentationRunner:
         return report
 
     def _onSceneStartClose(self, *_: Any) -> None:
-        self.thread.cancelAll()
-        if self._engine is not None:  # the engine is the thread's
-            engine = self._engine
-            self.thread.submit(Job(lambda job: engine.forgetVolume(), newCancelToken(), Priority.RUN))
+        self.worker.cancelAll()
+        self.worker.forgetVolumes()
         self.writer.forget()
         self.lastResults.forget()
-        if self._cache is not None:
-            self._cache.clear()
 
     def _onNodeRemoved(self, node: slicer.vtkMRMLNode) -> None:
         for job, nodes in list(self._jobNodes.items()):
@@ -353,3 +355,54 @@ class SegmentationRunner:
         if node.IsA("vtkMRMLSegmentationNode"):
             self.writer.forget(node.GetID())
             self.lastResults.forget(node)
+
+
+def _segmentTask(request: RunRequest, withSlices: bool) -> SegmentTask:
+    from dbsam.worker.protocol import SegmentTask
+
+    return SegmentTask(
+        request.snapshot.identity,
+        tuple(one.prompt for one in request.prompts),
+        tuple(one.name for one in request.prompts),
+        request.model,
+        request.device,
+        {"axis": request.axis, "strategy": request.strategy, "intensity": request.intensity},
+        withSlices,
+    )
+
+
+_shared: SegmentationRunner | None = None
+_users = 0
+
+
+def acquireRunner(cacheBytes: int | None = None) -> SegmentationRunner:
+    """The application's runner, created at first use; every call needs its `releaseRunner`.
+
+    The module and all effects share it, so that one worker, one network and one cache are in memory.
+
+    Args:
+        cacheBytes: limit of the memory for image embeddings, if this call creates the runner.
+    """
+    global _shared, _users
+    if _shared is None:
+        options = {} if cacheBytes is None else {"cacheBytes": cacheBytes}
+        _shared = SegmentationRunner(slicer.mrmlScene, **options)
+        slicer.app.connect("aboutToQuit()", _closeShared)
+    _users += 1
+    return _shared
+
+
+def releaseRunner() -> None:
+    """Closes the runner when its last user lets go of it."""
+    global _users
+    _users = max(0, _users - 1)
+    if _users == 0:
+        _closeShared()
+
+
+def _closeShared() -> None:
+    global _shared
+    if _shared is not None:
+        runner, _shared = _shared, None
+        slicer.app.disconnect("aboutToQuit()", _closeShared)
+        runner.close()

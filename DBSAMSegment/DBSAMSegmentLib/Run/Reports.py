@@ -1,22 +1,18 @@
-"""What is computed on the inference thread, and what a run reports."""
+"""What a run reports."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..Mrml.Requests import RunRequest
-from .InferenceThread import Job
 
 if TYPE_CHECKING:
-    from dbsam.inference.embedding_cache import EmbeddingCache
-    from dbsam.inference.predictor import SlicePredictor
-    from dbsam.inference.segmenter import SliceReport, Volume, VolumeSegmentation, VolumeSegmenter
-    from dbsam.progress import CancelToken, Progress
+    from dbsam.inference.segmenter import SliceReport, VolumeSegmentation
 
     from ..Write.SegmentWriter import WrittenSegment
 
@@ -24,16 +20,6 @@ if TYPE_CHECKING:
 # A mask that changes its area by more than this factor from one slice to the next is worth a look.
 _JUMP_FACTOR = 2.5
 _SMALLEST_AREA_PIXELS = 25
-
-
-class Predictors(Protocol):
-    """Where the inference thread gets a network from; tests give a rule that needs none."""
-
-    def __call__(self, model: str, device: str, cancel: CancelToken) -> SlicePredictor:
-        """The predictor of a model on a device."""
-
-    def clear(self) -> None:
-        """Frees memory."""
 
 
 @dataclass
@@ -87,99 +73,6 @@ class RunReport:
     def warnings(self) -> list[str]:
         """The warnings of all segments, each with the segment's name."""
         return [f"{segment.name}: {warning}" for segment in self.segments for warning in segment.warnings]
-
-
-class Engine:
-    """Computes requests; inference thread only.
-
-    The last volume's copy, its intensity statistics and the measured speed are kept for the next prompt, so that a
-    preview costs one slice and not a pass over the volume.
-    """
-
-    def __init__(self, predictors: Predictors, cache: EmbeddingCache) -> None:
-        self._predictors = predictors
-        self._cache = cache
-        self._segmenter: VolumeSegmenter | None = None
-        self._volume: Volume | None = None
-
-    def compute(self, request: RunRequest, job: Job) -> list[VolumeSegmentation]:
-        """Segments all prompts of a request.
-
-        Returns:
-            One result per prompt.
-
-        Raises:
-            Cancelled: the job was cancelled.
-            ValueError: a box outside the volume, a constant image, or another input that can't be segmented.
-        """
-        from dbsam.progress import Progress
-
-        volume = self._volumeOf(request)
-        job.reportProgress(Progress(0, 1, "Loading the model", None))
-        segmenter = self._segmenterOf(self._predictors(request.model, request.device, job.cancel))
-        results = []
-        count = len(request.prompts)
-        for number, prompt in enumerate(request.prompts):
-
-            def report(progress: Progress, number: int = number, name: str = prompt.name) -> None:
-                stage = progress.stage if count == 1 else f"{name} ({number + 1} of {count}): {progress.stage}"
-                left = progress.seconds_left
-                if left is not None and progress.done:
-                    left += (count - number - 1) * left * progress.total / max(1, progress.total - progress.done)
-                done = progress.done + number * progress.total
-                job.reportProgress(Progress(done, progress.total * count, stage, left))
-
-            results.append(
-                segmenter.segment(
-                    volume,
-                    prompt.prompt,
-                    axis=request.axis,
-                    strategy=request.strategy,
-                    intensity=request.intensity,
-                    progress=report,
-                    cancel=job.cancel,
-                )
-            )
-        return results
-
-    def prefetch(self, request: RunRequest, job: Job) -> int:
-        """Embeds the slices of the first prompt for later, as far as the cache has room.
-
-        Returns:
-            Number of slices that were embedded.
-
-        Raises:
-            Cancelled: other work came in between.
-        """
-        segmenter = self._segmenterOf(self._predictors(request.model, request.device, job.cancel))
-        return segmenter.prefetch(
-            self._volumeOf(request),
-            request.prompts[0].prompt,
-            axis=request.axis,
-            intensity=request.intensity,
-            cancel=job.cancel,
-        )
-
-    def forget(self) -> None:
-        """Lets go of the volume's copy and the network."""
-        self._segmenter = self._volume = None
-
-    def forgetVolume(self) -> None:
-        """Lets go of the volume's copy."""
-        self._volume = None
-
-    def _volumeOf(self, request: RunRequest) -> Volume:
-        if self._volume is None or self._volume.identity != request.snapshot.identity:
-            self._volume = None  # two large volumes at once may not fit
-            self._volume = request.snapshot.copy()
-        return self._volume
-
-    def _segmenterOf(self, predictor: SlicePredictor) -> VolumeSegmenter:
-        from dbsam.inference.segmenter import VolumeSegmenter
-
-        if self._segmenter is None or self._segmenter.predictor is not predictor:
-            self._segmenter = VolumeSegmenter(predictor, self._cache, nearby=True)
-        return self._segmenter
 
 
 def mergedResult(former: VolumeSegmentation, redone: VolumeSegmentation, slices: range) -> VolumeSegmentation:
