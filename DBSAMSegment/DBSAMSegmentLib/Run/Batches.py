@@ -12,8 +12,8 @@ import slicer
 
 from ..Mrml.Geometry import nodeName
 from ..Mrml.NodeRequests import requestOf
+from .Reports import RunReport
 from .Runner import SegmentationError, SegmentationRunner
-from .Runs import RunReport
 
 if TYPE_CHECKING:
     from dbsam.progress import CancelToken, Progress
