@@ -300,7 +300,12 @@ def test_a_weights_file_is_chosen_in_the_weights_manager(stage, monkeypatch):
 
     file = str(Path(__file__).resolve().parents[1] / "DBSAMSegment/Resources/Models/dbsam_compact.safetensors")
     monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: file))
-    monkeypatch.setattr(WeightsDialog, "exec_", WeightsDialog.onChooseFile)
+
+    def choose(dialog):
+        dialog.onChooseFile()
+        assert host.process_events(60, lambda: bool(dialog.chosenModel) and dialog._job is None)
+
+    monkeypatch.setattr(WeightsDialog, "exec_", choose)
     effect.options.weightsButton.click()
     assert effect.scriptedEffect.parameter("Model") == file
     assert effect.options.combos["Model"].currentText == file
