@@ -19,6 +19,7 @@ from dbsam.worker.networks import is_memory_full, source_named
 from dbsam.worker.protocol import (
     Cancel,
     CorrectTask,
+    DecidedSlice,
     DescribeTask,
     Done,
     DownloadTask,
@@ -191,9 +192,14 @@ class Worker:
             if self._forget.is_set():
                 self._forget.clear()
                 self._engine.forget()
-            if isinstance(task, (SegmentTask, CorrectTask)):
-                compute = self._engine.segment if isinstance(task, SegmentTask) else self._engine.correct
-                return compute(task, job.cancel, report, lambda decided: self._send(SliceNews(job.number, decided)))
+
+            def decided(one: DecidedSlice) -> None:
+                self._send(SliceNews(job.number, one))
+
+            if isinstance(task, SegmentTask):
+                return self._engine.segment(task, job.cancel, report, decided)
+            if isinstance(task, CorrectTask):
+                return self._engine.correct(task, job.cancel, report, decided)
             if isinstance(task, PrefetchTask):
                 return self._engine.prefetch(task, job.cancel, report)
             return self._engine.load(task, job.cancel, report)
