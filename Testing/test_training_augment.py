@@ -17,7 +17,7 @@ from dbsam_training.batches.synthetic import Shapes
 from dbsam_training.recipe import AugmentOptions, PromptOptions
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore
-from dbsam_training.store.gpu import ResidentStore
+from dbsam_training.store.gpu import GpuStore
 
 STRONG = AugmentOptions(geometric=1, intensity=1, invert=0.5, repeat_channel=0.5, elastic=1, insert=0.5)
 
@@ -154,28 +154,28 @@ def test_recoloured_objects_keep_their_outline_and_get_another_brightness(store)
     assert 0 < int((kept < 0.75).sum()) < 8
 
 
-def test_a_resident_store_returns_what_the_disk_holds(store):
+def test_a_store_on_a_gpu_returns_what_the_disk_holds(store):
     indices = torch.tensor([7, 0, 3, 9, 3])
-    resident, disk = ResidentStore(store, torch.device("cpu")).batch(indices), reader(store, None)(indices)
-    assert resident.keys() == disk.keys()
+    on_device, disk = GpuStore(store, torch.device("cpu")).batch(indices), reader(store, None)(indices)
+    assert on_device.keys() == disk.keys()
     for name, values in disk.items():
-        torch.testing.assert_close(resident[name], values, equal_nan=True, rtol=0, atol=0)
+        torch.testing.assert_close(on_device[name], values, equal_nan=True, rtol=0, atol=0)
 
 
-def test_a_resident_store_of_grey_images_alone(tmp_path):
+def test_a_store_on_a_gpu_of_grey_images_alone(tmp_path):
     grey = TrainingStore(tiny_store(tmp_path, tiny_recipe()))
-    resident = ResidentStore(grey, torch.device("cpu")).batch(torch.tensor([1]))
-    np.testing.assert_array_equal(resident["images"], grey.batch(np.array([1]))["images"])
+    on_device = GpuStore(grey, torch.device("cpu")).batch(torch.tensor([1]))
+    np.testing.assert_array_equal(on_device["images"], grey.batch(np.array([1]))["images"])
 
 
-def test_resident_batches_equal_those_of_the_disk(store):
-    recipe = tiny_recipe(run__resident=True)
-    resident = BatchDataset(store.folders, recipe, 0, 1, torch.device("cpu"))[4, 0]
+def test_batches_from_a_device_equal_those_of_the_disk(store):
+    recipe = tiny_recipe(run__store_on_gpu=True)
+    on_device = BatchDataset(store.folders, recipe, 0, 1, torch.device("cpu"))[4, 0]
     disk = BatchDataset(store.folders, recipe, 0, 1)[4, 0]
-    torch.testing.assert_close(resident.images, disk.images)
-    torch.testing.assert_close(resident.boxes_xyxy, disk.boxes_xyxy)
+    torch.testing.assert_close(on_device.images, disk.images)
+    torch.testing.assert_close(on_device.boxes_xyxy, disk.boxes_xyxy)
 
 
-def test_resident_samples_leave_nothing_for_worker_processes():
-    with pytest.raises(SettingError, match=r"run\.workers must be 0 with run\.resident, not 2"):
-        tiny_recipe(run__resident=True, run__workers=2)
+def test_samples_on_a_gpu_leave_nothing_for_worker_processes():
+    with pytest.raises(SettingError, match=r"run\.workers must be 0 with run\.store_on_gpu, not 2"):
+        tiny_recipe(run__store_on_gpu=True, run__workers=2)

@@ -15,10 +15,10 @@ from training_cases import tiny_recipe, tiny_store
 
 from dbsam_training.schema import SettingError
 from dbsam_training.trainer import distributed
-from dbsam_training.trainer.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
-from dbsam_training.trainer.distributed import launch
-from dbsam_training.trainer.init import start_model
-from dbsam_training.trainer.run_folder import read_log, read_state
+from dbsam_training.trainer.distributed import SynchronizedBatchNorm2d, launch, synchronize_batch_norm
+from dbsam_training.trainer.init import init_model
+from dbsam_training.trainer.log import read_log
+from dbsam_training.trainer.run_folder import read_state
 
 TRAIN = Path(__file__).parents[1] / "DBSAMTraining" / "dbsam_training" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -36,7 +36,7 @@ def test_two_processes_with_half_the_batch_each_give_the_weights_of_one(tmp_path
     one, two = (read_state(tmp_path / name / "last.pt")["model"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert any("running_var" in key for key in one)
-    model = start_model(recipe)[0]
+    model = init_model(recipe)[0]
     start, weights = model.state_dict(), dict(model.named_parameters())
     moved, apart = (
         sum(float((a[key].double() - b[key].double()).square().sum()) for key in one if key in weights) ** 0.5
@@ -72,4 +72,4 @@ def test_half_precision_on_a_cpu_is_refused_with_what_works():
 
 def test_a_batch_that_does_not_split_is_refused_with_a_size_that_does():
     with pytest.raises(SettingError, match=r"batch_size 5 does not split .* use a multiple of 2"):
-        launch(tiny_recipe(run__batch_size=5, run__accumulate=2).run)
+        launch(tiny_recipe(run__batch_size=5, run__gradient_accumulation_steps=2).run)

@@ -17,18 +17,21 @@ import yaml
 from training_cases import TINY_MODEL, tiny_recipe, tiny_store, write_pictures
 
 from dbsam.modeling.builder import build_model
+from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import load_checkpoint
 from dbsam_training.batches.sampling import Sampler, learning_rate_at
 from dbsam_training.data.nnunet import RawDataset
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore
 from dbsam_training.store.prepare import prepare
-from dbsam_training.trainer.ema import averaged_copy, update_average
+from dbsam_training.trainer.callbacks import Callback
+from dbsam_training.trainer.checks import TrainingError
+from dbsam_training.trainer.ema import ema_copy, update_ema
 from dbsam_training.trainer.export import ExportOptions, export_run
-from dbsam_training.trainer.failures import TrainingError
-from dbsam_training.trainer.init import start_model
-from dbsam_training.trainer.loop import Trainer, fit
-from dbsam_training.trainer.run_folder import CsvLog, StateError, read_log, read_state, write_state
+from dbsam_training.trainer.init import init_model
+from dbsam_training.trainer.log import CsvLog, read_log
+from dbsam_training.trainer.loop import train
+from dbsam_training.trainer.run_folder import StateError, read_state, write_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,17 +55,23 @@ def slices(tmp_path_factory):
     )
 
 
-class StopsBefore(Trainer):
-    """A trainer that is interrupted before a step, the first being 1."""
+class StopsAfter(Callback):
+    """Interrupts a run when a step, the first being 1, has been written."""
 
-    def __init__(self, step, *arguments):
-        super().__init__(*arguments)
-        self.stop = step
+    def __init__(self, step):
+        self.step = step
 
-    def _train_step(self, batches):
-        if self.step + 1 == self.stop:
+    def on_step(self, run, row):
+        if row["step"] == self.step:
             raise KeyboardInterrupt
-        return super()._train_step(batches)
+
+
+class Keeps(Callback):
+    """Keeps a run, and the weights it begins with."""
+
+    def on_start(self, run):
+        self.run = run
+        self.before = {key: value.clone() for key, value in run.model.state_dict().items()}
 
 
 def losses(folder):
@@ -73,33 +82,33 @@ def test_the_loss_falls_and_validation_dsc_rises(store, tmp_path):
     recipe = tiny_recipe(
         run__steps=60, run__batch_size=8, run__validate_every=30, optimizer__learning_rate=6e-3, optimizer__ema=0.9
     )
-    fit(recipe, [store], tmp_path)
+    train(recipe, [store], tmp_path)
     found = list(losses(tmp_path).values())
     assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
     first, last = read_log(tmp_path / "validation.csv")
     assert last["score"] > first["score"]
     assert {p.name for p in tmp_path.iterdir()} == {
-        "best.pt", "last.pt", "learning_curve.png", "overlays.png", "recipe.yaml", "run.json", "train.csv",
-        "validation.csv", "validation.json",
+        "best.pt", "last.pt", "learning_curve.png", "overlays.png", "recipe.yaml", "train.csv", "validation.csv",
+        "validation.json",
     }  # fmt: skip
 
 
 def test_a_run_that_stopped_goes_on_with_the_losses_of_one_that_did_not(store, tmp_path):
     recipe = tiny_recipe(model__settings={**tiny_recipe().model.settings, "adapter_dropout": 0.3, "drop_path": 0.3})
-    fit(recipe, [store], tmp_path / "whole")
+    train(recipe, [store], tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        StopsBefore(6, recipe, [store], tmp_path / "parts").run()
+        train(recipe, [store], tmp_path / "parts", callbacks=[StopsAfter(5)])
     assert read_state(tmp_path / "parts" / "last.pt")["step"] == 4
-    fit(recipe, [store], tmp_path / "parts")
+    train(recipe, [store], tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     whole, parts = (read_state(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
-    assert all(torch.equal(whole["averaged"][key], parts["averaged"][key]) for key in whole["averaged"])
+    assert all(torch.equal(whole["exported"][key], parts["exported"][key]) for key in whole["exported"])
 
 
 def test_a_killed_run_leaves_a_readable_state_and_goes_on_with_the_same_losses(store, tmp_path):
     recipe = tiny_recipe(run__steps=40, run__validate_every=40, run__checkpoint_every=3)
-    fit(recipe, [store], tmp_path / "whole")
+    train(recipe, [store], tmp_path / "whole")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     run = tmp_path / "killed"
     command = [
@@ -113,27 +122,8 @@ def test_a_killed_run_leaves_a_readable_state_and_goes_on_with_the_same_losses(s
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 0 < read_state(run / "last.pt")["step"] < 40
-    fit(recipe, [store], run)
+    train(recipe, [store], run)
     assert losses(run) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
-
-
-def test_the_step_that_a_graph_holds_is_the_step_in_parts(store, tmp_path):
-    recipe = tiny_recipe(run__steps=6)
-    fit(recipe, [store], tmp_path / "parts")
-    whole = Trainer(recipe, [store], tmp_path / "whole")
-    whole._graphed = whole._whole_step
-    whole.run()
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    one, other = (read_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"run__resident": False}, {"run__accumulate": 2}, {"run__precision": "16-mixed"}], ids=str
-)
-def test_a_step_that_no_graph_can_hold_is_refused(settings):
-    with pytest.raises(SettingError, match=r"run\.graphed needs run\.resident: true, run\.accumulate: 1"):
-        tiny_recipe(run__graphed=True, **{"run__resident": True} | settings)
 
 
 def test_a_truncated_state_is_refused_by_name(tmp_path):
@@ -154,9 +144,9 @@ def test_a_log_drops_the_steps_that_will_be_done_again_and_a_torn_last_line(tmp_
 
 
 def test_a_run_folder_of_another_model_is_refused_with_the_setting_that_differs(store, tmp_path):
-    fit(tiny_recipe(run__steps=2), [store], tmp_path)
+    train(tiny_recipe(run__steps=2), [store], tmp_path)
     with pytest.raises(SettingError, match=r"another data\.balance"):
-        fit(tiny_recipe(run__steps=2, data__balance=0.25), [store], tmp_path)
+        train(tiny_recipe(run__steps=2, data__balance=0.25), [store], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -181,13 +171,12 @@ def test_ten_steps_change_only_what_the_paper_trains(slices, tmp_path, system, p
         run__workers=0, data__sampling="balanced", loss__iou_weight=1.0, optimizer__learning_rate=1e-2,
         optimizer__warm_up_epochs=0, run__validate_every=10,
     )  # fmt: skip
-    trainer = Trainer(recipe, [slices], tmp_path)
-    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.run()
-    after = trainer.model.state_dict()
+    kept = Keeps()
+    train(recipe, [slices], tmp_path, callbacks=[kept])
+    before, after = kept.before, kept.run.model.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert all(key.startswith(parts) for key in changed)
-    weights = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    weights = {name for name, weight in kept.run.model.named_parameters() if weight.requires_grad}
     # Mask tokens beyond the first belong to SAM's multimask output, which a box prompt does not use.
     unused = {name for name in weights if ".output_hypernetworks_mlps." in name and "mlps.0." not in name}
     if system == "dbsam-bilateral":  # without fusion, nobody reads the convolution branch after the last exchange
@@ -225,36 +214,34 @@ def test_accumulated_parts_give_the_same_step_as_the_whole_batch(store, tmp_path
     # Batch norm sees the parts one by one, so the network here is without.
     without = {"bilateral": False, "fusion": False, "high_res_features": False, "decoder_refinement": False}
     settings = {**tiny_recipe().model.settings, **without, "full_res_channels": 0}
-    for accumulate in (1, 2):
-        recipe = tiny_recipe(model__settings=settings, run__steps=3, run__accumulate=accumulate)
-        fit(recipe, [store], tmp_path / str(accumulate))
+    for parts in (1, 2):
+        recipe = tiny_recipe(model__settings=settings, run__steps=3, run__gradient_accumulation_steps=parts)
+        train(recipe, [store], tmp_path / str(parts))
     one, two = (losses(tmp_path / name) for name in ("1", "2"))
     assert one == pytest.approx(two, abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_last_state(store, tmp_path):
-    recipe = tiny_recipe(run__steps=20, run__checkpoint_every=1)
-    trainer = Trainer(recipe, [store], tmp_path)
-    trainer.steps = 2
-    trainer.run()
+    train(tiny_recipe(run__steps=2), [store], tmp_path)
     good = (tmp_path / "last.pt").read_bytes()
-    trainer.steps = 20
-    with torch.no_grad():
-        trainer.model.mask_decoder.iou_token.weight.fill_(float("nan"))
+
+    class Spoils(Callback):
+        def on_start(self, run):
+            with torch.no_grad():
+                run.model.mask_decoder.iou_token.weight.fill_(float("nan"))
+
     with pytest.raises(TrainingError, match=r"loss is not finite at step 2, on samples of case\d.*learning_rate"):
-        trainer.run()
+        train(tiny_recipe(run__steps=20, run__checkpoint_every=1), [store], tmp_path, callbacks=[Spoils()])
     assert (tmp_path / "last.pt").read_bytes() == good
 
 
 def test_running_out_of_memory_says_which_settings_need_less(store, tmp_path, monkeypatch):
-    trainer = Trainer(tiny_recipe(), [store], tmp_path)
-
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(trainer.model, "encode", fails)
-    with pytest.raises(TrainingError, match=r"Memory ran out.*run\.accumulate: 2.*run\.checkpointing"):
-        trainer.run()
+    monkeypatch.setattr(DBSAM, "encode", fails)
+    with pytest.raises(TrainingError, match=r"Memory ran out.*run\.gradient_accumulation_steps: 2.*run\.checkpointing"):
+        train(tiny_recipe(), [store], tmp_path)
 
 
 def test_the_rate_warms_up_and_falls_to_zero_by_a_power():
@@ -293,8 +280,8 @@ def test_a_data_set_is_drawn_in_proportion_to_its_factor(factor, tmp_path):
 @pytest.mark.parametrize(
     ("factor", "named"),
     [
-        ({"data__dataset_weights": {"Dataset002_Rare": -1}}, "dataset_weights: Dataset002_Rare is -1"),
-        ({"data__ill_posed_weight": -0.5}, "ill_posed_weight is -0.5"),
+        ({"data__dataset_weights": {"Dataset002_Rare": -1}}, r"weights\.Dataset002_Rare must be at least 0, not -1"),
+        ({"data__ill_posed_weight": -0.5}, r"data\.ill_posed_weight must be at least 0, not -0\.5"),
     ],
     ids=["one", "ill-posed"],
 )
@@ -306,23 +293,23 @@ def test_a_factor_below_zero_is_refused(factor, named):
 def test_the_average_shares_frozen_weights_and_follows_the_others():
     model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
     model[0].requires_grad_(False)
-    average = averaged_copy(model)
+    average = ema_copy(model)
     assert average[0].weight.data_ptr() == model[0].weight.data_ptr()
     old = float(average[1].weight)
     with torch.no_grad():
         model[1].weight.add_(1.0)
-    update_average(average, model, step=10**6, decay=0.75)
+    update_ema(average, model, step=10**6, decay=0.75)
     assert float(average[1].weight) == pytest.approx(old + 0.25)
 
 
 def test_an_exported_run_comes_back_bit_for_bit_with_its_provenance(store, tmp_path):
     recipe = tiny_recipe(run__steps=4)
-    trainer = Trainer(recipe, [store], tmp_path / "run")
-    trainer.run()
+    kept = Keeps()
+    train(recipe, [store], tmp_path / "run", callbacks=[kept])
     output = tmp_path / "weights.safetensors"
     export_run(tmp_path / "run", output, tmp_path / "card.md", ExportOptions(state="last", licence="MIT"))
     model, info = load_checkpoint(output)
-    wanted = trainer.averaged.state_dict()
+    wanted = kept.run.exported.state_dict()
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
     assert (info.name, info.licence, info.recipe["trained_steps"]) == ("compact", "MIT", 4)
     assert [(d.name, d.licence, d.cases) for d in info.datasets] == [("Dataset001_Discs", "CC0", 5)]
@@ -332,8 +319,7 @@ def test_an_exported_run_comes_back_bit_for_bit_with_its_provenance(store, tmp_p
 
 
 def test_a_half_precision_export_is_smaller_and_predicts_nearly_the_same(store, tmp_path):
-    trainer = Trainer(tiny_recipe(run__steps=4), [store], tmp_path / "run")
-    trainer.run()
+    train(tiny_recipe(run__steps=4), [store], tmp_path / "run")
     files = [tmp_path / "whole.safetensors", tmp_path / "half.safetensors"]
     for file, half in zip(files, (False, True), strict=True):
         export_run(tmp_path / "run", file, file.with_suffix(".md"), ExportOptions(half=half))
@@ -344,10 +330,10 @@ def test_a_half_precision_export_is_smaller_and_predicts_nearly_the_same(store, 
 
 
 def test_a_blended_export_lies_between_the_start_and_the_trained_weights(store, tmp_path):
-    fit(tiny_recipe(run__steps=2), [store], tmp_path / "first")
+    train(tiny_recipe(run__steps=2), [store], tmp_path / "first")
     base = tmp_path / "base.safetensors"
     export_run(tmp_path / "first", base, base.with_suffix(".md"), ExportOptions(state="last"))
-    fit(tiny_recipe(run__steps=4, run__seed=1, model__base=str(base)), [store], tmp_path / "second")
+    train(tiny_recipe(run__steps=4, run__seed=1, model__base=str(base)), [store], tmp_path / "second")
     states = {}
     for share in (1.0, 0.25):
         file = tmp_path / f"{share}.safetensors"
@@ -376,7 +362,7 @@ def _exported_base(store, tmp_path, **settings):
         "full_res_channels": 0,
     }
     recipe = tiny_recipe(run__steps=1, model__settings=TINY_MODEL | plain | settings)
-    fit(recipe, [store], tmp_path / "base")
+    train(recipe, [store], tmp_path / "base")
     weights = tmp_path / "base.safetensors"
     export_run(tmp_path / "base", weights, weights.with_suffix(".md"), ExportOptions())
     return weights
@@ -384,7 +370,7 @@ def _exported_base(store, tmp_path, **settings):
 
 def test_adapters_start_on_a_plain_sam(store, tmp_path):
     base = _exported_base(store, tmp_path)
-    model, stands_on = start_model(tiny_recipe(model__base=str(base)))
+    model, stands_on = init_model(tiny_recipe(model__base=str(base)))
     weights = load_checkpoint(base)[0].state_dict()
     state = model.state_dict()
     assert weights.keys() < state.keys()
@@ -396,4 +382,4 @@ def test_adapters_start_on_a_plain_sam(store, tmp_path):
 def test_a_plain_sam_of_another_size_is_no_base(store, tmp_path):
     base = _exported_base(store, tmp_path, decoder_mlp_dim=24)
     with pytest.raises(SettingError, match=r"base.safetensors has another architecture .*mlp"):
-        start_model(tiny_recipe(model__base=str(base)))
+        init_model(tiny_recipe(model__base=str(base)))

@@ -12,7 +12,7 @@ from training_cases import tiny_recipe, tiny_store, write_pictures
 from dbsam_training.cli import main
 from dbsam_training.recipe import load_recipe
 from dbsam_training.schema import SettingError
-from dbsam_training.trainer.run_folder import CsvLog
+from dbsam_training.trainer.log import CsvLog
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def recipe_file(folder):
         ({"run.validate_every": -5}, "run.validate_every must be at least 0, not -5"),
         ({"optimizer.ema": 1.0}, "optimizer.ema must be at least 0 and less than 1, not 1.0"),
         ({"optimizer.ema": -0.1}, "optimizer.ema"),
-        ({"optimizer.power": -1.0}, "optimizer.power must be a finite number of 0 or more, not -1.0"),
+        ({"optimizer.power": -1.0}, "optimizer.power must be at least 0, not -1.0"),
         ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate"),
         ({"data.balance": float("inf")}, "data.balance must be a finite number"),
-        ({"data.train_per_dataset": -1}, "data.train_per_dataset must be 0 or more, not -1"),
+        ({"data.train_per_dataset": -1}, "data.train_per_dataset must be at least 0, not -1"),
         ({"data.intensity": "percentiles"}, "data.intensity is 'percentiles': did you mean 'percentile'"),
         ({"data.dataset_weights": {"A": "much"}}, "data.dataset_weights.A must be a number, not 'much'"),
         ({"data.dataset_weights": {"A": None}}, "data.dataset_weights.A must be a number, not None"),
-        ({"data.dataset_weights": {"A": float("inf")}}, "dataset_weights: A is inf"),
+        ({"data.dataset_weights": {"A": float("inf")}}, "data.dataset_weights.A must be a finite number, not inf"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(settings, message):

@@ -41,7 +41,7 @@ def tiny_recipe(base: str = "compact", **overrides: Any) -> Recipe:
         "run.steps": 6,
         "run.precision": "32-true",
         "run.accelerator": "cpu",
-        "run.resident": False,
+        "run.store_on_gpu": False,
         "run.validate_every": 3,
         "run.validate_per_dataset": 2,
         "run.checkpoint_every": 2,

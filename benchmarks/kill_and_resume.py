@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dbsam_training.trainer.run_folder import read_log, read_state
+from dbsam_training.trainer.log import read_log
+from dbsam_training.trainer.run_folder import read_state
 
 TRAIN = Path(__file__).parents[1] / "DBSAMTraining" / "dbsam_training" / "train.py"
 

@@ -2,8 +2,8 @@
 
     python benchmarks/ladder.py --data DATA --store STORE --base-store BASE_STORE --output LADDER --seeds 0 1
 
-The stores come from `dbsam-train prepare --config ladder-decoder` and `--config ladder-base`. A plain SAM of compact
-size is pre-trained on super-pixels once; every row starts from it, with the same steps, samples and seeds. What is
+The stores come from `dbsam-train prepare` with the recipes `ladder-decoder.yaml` and `ladder-base.yaml` beside this
+file. A plain SAM of compact size is pre-trained on super-pixels once; every row starts from it, with the same steps, samples and seeds. What is
 there already is kept, so that a run that was interrupted goes on; several processes may train a seed each.
 """
 
@@ -25,6 +25,7 @@ from dbsam_training.evaluate.bootstrap import Row, compare_models, group_by, mea
 from dbsam_training.evaluate.evaluate import PROMPTS
 from dbsam_training.evaluate.summary import GROUPS, METRICS
 
+RECIPES = Path(__file__).parent / "recipes"
 BASE = "base"
 ROWS = {
     "decoder": "decoder only (MedSAM's way)",
@@ -67,7 +68,7 @@ def _train(output: Path, row: str, store: str, seed: int, *settings: str) -> Pat
     weights = output / str(seed) / f"{row}.safetensors"
     if not weights.exists():
         run = str(output / "runs" / name)
-        recipe = ["--config", f"ladder-{row}", "--set", f"run.seed={seed}", *settings]
+        recipe = ["--config", str(RECIPES / f"ladder-{row}.yaml"), "--set", f"run.seed={seed}", *settings]
         _run("fit", *recipe, "--store", store, "--output", run)
         _run("export", run, "--state", "last", "--name", name, "--output", str(weights))
     return weights

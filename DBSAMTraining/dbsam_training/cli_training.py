@@ -1,4 +1,4 @@
-"""The subcommands of `dbsam-train` that make weights: prepare, pack, unpack, fit, export, recipes."""
+"""The subcommands of `dbsam-train` that make weights: prepare, fit, export, recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 def add_training_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommands to `dbsam-train`."""
     _add_prepare(commands)
-    _add_packing(commands)
     _add_fit(commands)
     _add_export(commands)
     recipes = commands.add_parser("recipes", help="list the recipes that come with the project")
@@ -42,29 +41,6 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_config(parser)
     add_options(parser)
     parser.set_defaults(run=_prepare)
-
-
-def _add_packing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "pack",
-        help="write a training store as one small file",
-        description="Writes a store as one file, its images as WebP, to send it to another computer.",
-        epilog="example: dbsam-train pack store --output store.zip --split train",
-    )
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="what to write")
-    parser.add_argument("--quality", type=int, default=75, metavar="Q", help="of WebP, 1 to 100 (default: 75)")
-    parser.add_argument("--split", default="all", choices=("train", "val", "all"), help="default: all")
-    parser.set_defaults(run=_pack)
-    parser = commands.add_parser(
-        "unpack",
-        help="make the store of a packed file",
-        description="Makes a training store out of what dbsam-train pack has written.",
-        epilog="example: dbsam-train unpack store.zip --output store",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="from dbsam-train pack")
-    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to make")
-    parser.set_defaults(run=_unpack)
 
 
 def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,32 +169,13 @@ def _fill(
         logger.warning("%d broken cases were left out, see %s.", len(report.faults), store / "report.json")
 
 
-def _pack(options: argparse.Namespace) -> int:
-    from dbsam.cli.terminal import ProgressBar
-    from dbsam_training.store.packing import pack
-
-    with ProgressBar("packing") as bar:
-        pack(options.store, options.output, options.quality, options.split, bar)
-    logger.info("%s: %.1f MB", options.output, options.output.stat().st_size / 1e6)
-    return 0
-
-
-def _unpack(options: argparse.Namespace) -> int:
-    from dbsam.cli.terminal import ProgressBar
-    from dbsam_training.store.packing import unpack
-
-    with ProgressBar("unpacking") as bar:
-        unpack(options.file, options.output, bar)
-    return 0
-
-
 def _fit(options: argparse.Namespace) -> int:
     from dbsam.weights.metadata import CheckpointError
     from dbsam_training.recipe import load_recipe
     from dbsam_training.store.locks import sole_use
+    from dbsam_training.trainer.checks import TrainingError
     from dbsam_training.trainer.distributed import is_first_process, launch
-    from dbsam_training.trainer.failures import TrainingError
-    from dbsam_training.trainer.loop import fit
+    from dbsam_training.trainer.loop import train
     from dbsam_training.trainer.run_folder import StateError
 
     if not options.store and not options.data:
@@ -233,7 +190,7 @@ def _fit(options: argparse.Namespace) -> int:
                 _fill(options, stores[-1], recipe.data, run=options.output)
             fabric.barrier()
         try:
-            fit(recipe, stores, options.output, fabric)
+            train(recipe, stores, options.output, fabric)
         except (TrainingError, StateError, CheckpointError) as error:
             logger.error("%s", error)
             return 1

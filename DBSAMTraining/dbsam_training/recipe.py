@@ -5,22 +5,41 @@ A recipe may start from another one by `extends: NAME`; mappings are merged, eve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic.dataclasses import dataclass
 
 from dbsam.modeling.config import DBSAMConfig, named_config
 from dbsam.preprocess.intensity import RULE_NAMES
 from dbsam_training.resources import resource_folder
-from dbsam_training.run_options import RunOptions
-from dbsam_training.schema import SettingError, closest, read_settings, require_range
+from dbsam_training.schema import (
+    STRICT,
+    BelowOne,
+    Count,
+    Flag,
+    NotNegative,
+    Positive,
+    SettingError,
+    Share,
+    WholeNumber,
+    closest,
+    one_of,
+    read_settings,
+)
+
+_RENAMED = {
+    "run.accumulate": "run.gradient_accumulation_steps",
+    "run.resident": "run.store_on_gpu",
+    "optimizer.clip_norm": "optimizer.max_grad_norm",
+}
+_REMOVED = ("run.graphed",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelOptions:
     """What is trained.
 
@@ -55,13 +74,13 @@ class ModelOptions:
             raise SettingError(f"model: {error}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataOptions:
     """What the training store holds and in which order it is seen.
 
     Attributes:
         protocol: "slices": whole slices of 256x256x3 (the paper); "objects": patches round objects.
-        intensity: Rule that maps voxels to 0..255 (`dbsam.preprocess.intensity`).
+        intensity: Rule that maps voxels to 0..255 (`dbsam.intensity`).
         licence: "any", or "open" to leave out data sets whose licence restricts use.
         train_per_dataset: Most training patches of a data set (protocol "objects").
         val_per_dataset: Most validation patches of a data set (protocol "objects").
@@ -78,35 +97,20 @@ class DataOptions:
     """
 
     protocol: Literal["slices", "objects"] = "slices"
-    intensity: str = "auto"
+    intensity: Annotated[str, one_of(RULE_NAMES)] = "auto"
     licence: Literal["any", "open"] = "any"
-    train_per_dataset: int = 900
-    val_per_dataset: int = 80
-    superpixel_slices: tuple[int, int] = (0, 0)
-    superpixels_per_slice: int = 4
-    neighbours: bool = False
+    train_per_dataset: WholeNumber = 900
+    val_per_dataset: WholeNumber = 80
+    superpixel_slices: tuple[WholeNumber, WholeNumber] = (0, 0)
+    superpixels_per_slice: WholeNumber = 4
+    neighbours: Flag = False
     sampling: Literal["epochs", "balanced"] = "epochs"
-    balance: float = 0.5
-    ill_posed_weight: float = 1.0
-    dataset_weights: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.intensity not in RULE_NAMES:
-            raise SettingError(f"data.intensity is {self.intensity!r}{closest(self.intensity, RULE_NAMES)}.")
-        counts = ("train_per_dataset", "val_per_dataset", "superpixels_per_slice")
-        for name, count in {name: getattr(self, name) for name in counts}.items():
-            if count < 0:
-                raise SettingError(f"data.{name} must be 0 or more, not {count}.")
-        if min(self.superpixel_slices) < 0:
-            raise SettingError(f"data.superpixel_slices must be 0 or more, not {list(self.superpixel_slices)}.")
-        require_range("data.balance", self.balance)
-        factors = {f"dataset_weights: {name}": factor for name, factor in self.dataset_weights.items()}
-        for name, factor in (factors | {"ill_posed_weight": self.ill_posed_weight}).items():
-            if not 0 <= factor < math.inf:
-                raise SettingError(f"data.{name} is {factor!r}; give a factor of 0 or more.")
+    balance: NotNegative = 0.5
+    ill_posed_weight: NotNegative = 1.0
+    dataset_weights: Mapping[str, NotNegative] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PromptOptions:
     """How boxes and the region round them are drawn.
 
@@ -119,22 +123,22 @@ class PromptOptions:
         whole_slice: Feed the whole slice instead of the region.
     """
 
-    paper: float = 1.0
-    loose: float = 0.0
-    cut: float = 0.0
-    context: float = 1.75
-    context_jitter: tuple[float, float] = (0.85, 1.5)
-    whole_slice: bool = True
+    paper: Share = 1.0
+    loose: Share = 0.0
+    cut: Share = 0.0
+    context: Positive = 1.75
+    context_jitter: tuple[Positive, Positive] = (0.85, 1.5)
+    whole_slice: Flag = True
 
     def __post_init__(self) -> None:
-        if min(self.paper, self.loose, self.cut) < 0 or self.paper + self.loose + self.cut > 1 + 1e-9:
+        if self.paper + self.loose + self.cut > 1 + 1e-9:
             raise SettingError(
-                f"prompts: the shares paper {self.paper:g}, loose {self.loose:g} and cut {self.cut:g} must not be "
-                "negative nor exceed 1 together."
+                f"prompts: the shares paper {self.paper:g}, loose {self.loose:g} and cut {self.cut:g} must not exceed "
+                "1 together."
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AugmentOptions:
     """Strength of the augmentation; all zero (the paper's) leaves the images as they are.
 
@@ -149,16 +153,16 @@ class AugmentOptions:
             inserted or recoloured, the image's own contrast goes down, to nothing for some.
     """
 
-    geometric: float = 0.0
-    intensity: float = 0.0
-    invert: float = 0.0
-    repeat_channel: float = 0.0
-    elastic: float = 0.0
-    insert: float = 0.0
-    recolour: float = 0.0
+    geometric: Share = 0.0
+    intensity: Share = 0.0
+    invert: Share = 0.0
+    repeat_channel: Share = 0.0
+    elastic: Share = 0.0
+    insert: Share = 0.0
+    recolour: Share = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LossOptions:
     """Cross-entropy plus Dice on the mask, and the predicted IoU's squared error.
 
@@ -168,10 +172,10 @@ class LossOptions:
     """
 
     resolution: Literal["low_res", "input"] = "low_res"
-    iou_weight: float = 1.0
+    iou_weight: NotNegative = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimizerOptions:
     """AdamW and its rate: linear warm-up, then polynomial decay to zero.
 
@@ -183,30 +187,79 @@ class OptimizerOptions:
         warm_up_steps: Length of the warm-up in steps, on top of `warm_up_epochs`.
         warm_up_from: Rate at its start.
         power: Of the polynomial decay.
-        clip_norm: Gradients above this norm are scaled down to it; 0 for never.
+        max_grad_norm: Gradients above this norm are scaled down to it; 0 for never.
         ema: Decay of the averaged weights, which are validated and exported; 0 for none.
     """
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    warm_up_epochs: float = 0.0
-    warm_up_steps: int = 0
-    warm_up_from: float = 0.0
-    power: float = 0.9
-    clip_norm: float = 1.0
-    ema: float = 0.0
+    learning_rate: NotNegative = 1e-4
+    weight_decay: NotNegative = 0.01
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    warm_up_epochs: NotNegative = 0.0
+    warm_up_steps: WholeNumber = 0
+    warm_up_from: NotNegative = 0.0
+    power: NotNegative = 0.9
+    max_grad_norm: NotNegative = 1.0
+    ema: BelowOne = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunOptions:
+    """Length, batch, hardware and bookkeeping of a run.
+
+    Attributes:
+        batch_size: Samples of one optimizer step, over all processes together.
+        gradient_accumulation_steps: Parts into which each process splits its share of a batch, to save memory.
+        epochs: Length in epochs; or
+        steps: length in optimizer steps.
+        precision: "32-true", "bf16-mixed" or "16-mixed" (with loss scaling).
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: Devices on each node; "auto" for all. torchrun's own number wins.
+        nodes: Machines.
+        sync_batch_norm: Whether several processes share their batch norm statistics.
+        checkpointing: Whether the ViT's blocks are computed again in the backward pass instead of kept.
+        workers: Processes that prepare batches; 0 for none.
+        store_on_gpu: Whether all samples are kept in a GPU's memory and prompted and augmented there, which it needs to
+            be kept busy by a small network. On a CPU they stay on disk.
+        compiled: Whether the network is compiled for a CUDA GPU (torch.compile): a minute at the start, then shorter
+            steps.
+        seed: Of new weights, sampling, prompts, augmentation and dropout.
+        deterministic: Whether operators without a deterministic algorithm are refused.
+        validate_every: Steps between validations; 0 for once an epoch.
+        validate_per_dataset: Most validation samples of a data set.
+        checkpoint_every: Steps between resume points.
+    """
+
+    batch_size: Count
+    gradient_accumulation_steps: Count = 1
+    epochs: Positive | None = None
+    steps: Count | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: str = "auto"
+    nodes: Count = 1
+    sync_batch_norm: Flag = True
+    checkpointing: Flag = False
+    workers: WholeNumber = 0
+    store_on_gpu: Flag = False
+    compiled: Flag = False
+    seed: WholeNumber = 0
+    deterministic: Flag = False
+    validate_every: WholeNumber = 0
+    validate_per_dataset: WholeNumber = 40
+    checkpoint_every: Count = 500
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "weight_decay", "warm_up_epochs", "warm_up_steps", "warm_up_from", "power"):
-            require_range(f"optimizer.{name}", getattr(self, name))
-        require_range("optimizer.clip_norm", self.clip_norm)
-        require_range("optimizer.ema", self.ema, below=1.0)
-        for beta in self.betas:
-            require_range("optimizer.betas", beta, below=1.0)
+        if (self.epochs is None) == (self.steps is None):
+            raise SettingError("run: give either 'epochs' or 'steps'.")
+        if self.store_on_gpu and self.workers:
+            raise SettingError(
+                f"run.workers must be 0 with run.store_on_gpu, not {self.workers}: nothing is to be read."
+            )
+        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+            raise SettingError(f"run.devices must be 'auto' or a number in quotes, not {self.devices!r}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """One training run, whole.
 
@@ -269,6 +322,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     Raises:
         SettingError: One of the settings cannot be used.
     """
+    _refuse_old_names(values)
     recipe = read_settings(Recipe, values)
     assert recipe.model.config  # its settings are checked now, not when the network is built
     return recipe
@@ -291,6 +345,16 @@ def find_recipe(name_or_path: str | Path) -> Path:
 def with_run(recipe: Recipe, **changes: Any) -> Recipe:
     """The same recipe with other settings of its run."""
     return replace(recipe, run=replace(recipe.run, **changes))
+
+
+def _refuse_old_names(values: Mapping[str, Any]) -> None:
+    for group, settings in values.items():
+        for name in settings if isinstance(settings, Mapping) else ():
+            old = f"{group}.{name}"
+            if old in _RENAMED:
+                raise SettingError(f"The setting {old!r} is now called {_RENAMED[old]!r}.")
+            if old in _REMOVED:
+                raise SettingError(f"The setting {old!r} is gone: take it out.")
 
 
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

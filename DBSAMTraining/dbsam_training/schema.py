@@ -1,27 +1,55 @@
-"""Reads mappings, as YAML gives them, into dataclasses, and refuses what it does not know."""
+"""Settings as YAML gives them, checked by pydantic; what is wrong with them, in words."""
 
 from __future__ import annotations
 
 import difflib
-import math
-import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid")
+"""Of every dataclass of settings: a key that nobody knows is refused."""
 
 
 class SettingError(ValueError):
     """A setting that cannot be used; the message names it, its value and what is possible."""
 
 
-def read_settings(kind: type[T], values: object, where: str = "") -> T:
-    """Build a dataclass from a mapping; nested dataclasses from nested mappings.
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {value}")
+    return value
 
-    Numbers are accepted for floats, lists for tuples, and None only where the type allows it. YAML 1.1 takes `1e-4` for
-    text, so text that is a number is accepted for a float.
+
+# YAML 1.1 takes `1e-4` for text, so text that is a number is a number.
+Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+WholeNumber = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Flag = Annotated[bool, Strict()]
+
+
+def one_of(names: Sequence[str]) -> AfterValidator:
+    """A check that text is one of some names, whose message says which was probably meant."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"is {value!r}{closest(value, names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def read_settings(kind: type[T], values: object, where: str = "") -> T:
+    """Build a pydantic dataclass from a mapping, and those inside it from the mappings inside.
 
     Args:
         kind: The dataclass.
@@ -29,39 +57,14 @@ def read_settings(kind: type[T], values: object, where: str = "") -> T:
         where: Dotted path of `values`, for messages.
 
     Raises:
-        SettingError: A key is unknown or missing, or a value has the wrong type.
+        SettingError: A key is unknown or missing, or a value has the wrong type or lies out of range.
     """
-    if not isinstance(values, Mapping):
-        raise SettingError(f"{where or 'the file'} must be a mapping of settings, not {_shown(values)}.")
-    assert is_dataclass(kind)
-    known = {field.name: field for field in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise SettingError(f"Unknown setting {_join(where, str(key))!r}{closest(str(key), known)}.")
-    hints = typing.get_type_hints(kind)
-    read: dict[str, Any] = {}
-    for name, field in known.items():
-        if name in values:
-            read[name] = _value(hints[name], values[name], _join(where, name))
-        elif field.default is MISSING and field.default_factory is MISSING:
-            raise SettingError(f"The setting {_join(where, name)!r} is missing.")
     try:
-        return kind(**read)
-    except SettingError:
-        raise
-    except ValueError as error:
-        raise SettingError(f"{where or 'settings'}: {error}") from error
-
-
-def require_range(name: str, value: float, below: float = math.inf) -> None:
-    """Refuse a number outside 0 <= value < below.
-
-    Raises:
-        SettingError: It is outside, infinite or no number.
-    """
-    if not 0 <= value < below:
-        wanted = "a finite number of 0 or more" if below == math.inf else f"at least 0 and less than {below:g}"
-        raise SettingError(f"{name} must be {wanted}, not {value!r}.")
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        # An unknown key explains a missing one.
+        first = min(error.errors(include_url=False), key=lambda found: found["type"] != "unexpected_keyword_argument")
+        raise SettingError(_in_words(kind, first, where)) from None
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -72,57 +75,106 @@ def closest(word: str, known: Iterable[str]) -> str:
     return f"{guess} (known: {', '.join(names)})"
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _value(next(option for option in options if option is not type(None)), value, where)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            choices = ", ".join(map(str, typing.get_args(hint)))
-            raise SettingError(f"{where} is {_shown(value)}: choose one of {choices}.")
-        return value
-    if is_dataclass(hint) and isinstance(hint, type):
-        return read_settings(hint, value, where)
-    if origin is tuple:
-        return _tuple(typing.get_args(hint), value, where)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise SettingError(f"{where} must be a mapping, not {_shown(value)}.")
-        kind = typing.get_args(hint)[1]
-        plain = {str(key): list(v) if isinstance(v, tuple) else v for key, v in value.items()}
-        return {key: v if kind is Any else _value(kind, v, _join(where, key)) for key, v in plain.items()}
-    return _scalar(hint, value, where)
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "mapping_type": "a mapping",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping of settings",
+}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "less than"}
+_BOUND_ERRORS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
 
 
-def _tuple(items: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise SettingError(f"{where} must be a list, not {_shown(value)}.")
-    if items[-1] is Ellipsis:
-        items = (items[0],) * len(value)
-    if len(items) != len(value):
-        raise SettingError(f"{where} must hold {len(items)} values, not {len(value)}: {_shown(value)}.")
-    return tuple(_value(item, v, f"{where}[{n}]") for n, (item, v) in enumerate(zip(items, value, strict=True)))
+def _in_words(kind: type, found: Any, where: str) -> str:
+    """What pydantic found, named by the setting's dotted path."""
+    place, value, context = found["loc"], found["input"], found.get("ctx", {})
+    name = ".".join(part for part in (where, _dotted(place)) if part)
+    match found["type"]:
+        case "unexpected_keyword_argument":
+            return f"Unknown setting {name!r}{closest(str(place[-1]), _settings_at(kind, place[:-1]))}."
+        case "missing" if place and isinstance(place[-1], int):
+            wanted = len(typing.get_args(_hint_at(kind, place[:-1])))
+            return f"{_parent(name)} must hold {wanted} values, not {len(value)}: {_shown(value)}."
+        case "too_long":
+            return f"{name} must hold {context['max_length']} values, not {len(value)}: {_shown(value)}."
+        case "missing":
+            return f"The setting {name!r} is missing."
+        case "literal_error":
+            choices = ", ".join(map(str, typing.get_args(_hint_at(kind, place))))
+            return f"{name} is {_shown(value)}: choose one of {choices}."
+        case "value_error":
+            error = context["error"]
+            if isinstance(error, SettingError):  # of a dataclass as a whole: it names its settings itself
+                return ": ".join(part for part in (where, str(error)) if part)
+            return f"{name} {error}."
+        case kind_of_error if kind_of_error in _BOUND_ERRORS:
+            return f"{name} must be {_range_at(kind, place)}, not {value!r}."
+        case kind_of_error if kind_of_error in _WANTED:
+            return f"{name or 'the file'} must be {_WANTED[kind_of_error]}, not {_shown(value)}."
+    return f"{name}: {found['msg']}, not {_shown(value)}."
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            raise SettingError(f"{where} must be a number, not {_shown(value)}.") from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
-        return value
-    what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
-    raise SettingError(f"{where} must be {what}, not {_shown(value)}.")
+def _dotted(place: Sequence[int | str]) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
 
 
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+def _parent(name: str) -> str:
+    return name[: name.rindex("[")]
+
+
+def _hint_at(kind: Any, place: Sequence[int | str]) -> Any:
+    """The type, without its constraints, of the setting at a place."""
+    return _without_constraints(_annotated_at(kind, place))
+
+
+def _annotated_at(kind: Any, place: Sequence[int | str]) -> Any:
+    for part in place:
+        kind = _without_constraints(kind)
+        if is_dataclass(kind):
+            kind = typing.get_type_hints(kind, include_extras=True)[str(part)]
+        elif isinstance(part, int):
+            kind = typing.get_args(kind)[0 if Ellipsis in typing.get_args(kind) else part]
+        else:
+            kind = typing.get_args(kind)[1]
+    return kind
+
+
+def _without_constraints(kind: Any) -> Any:
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if type(None) in typing.get_args(kind):
+        return _without_constraints(next(part for part in typing.get_args(kind) if part is not type(None)))
+    return kind
+
+
+def _settings_at(kind: type, place: Sequence[int | str]) -> Mapping[str, Any]:
+    return typing.get_type_hints(_hint_at(kind, place))
+
+
+def _range_at(kind: type, place: Sequence[int | str]) -> str:
+    """The bounds of a setting in words."""
+    hint = _annotated_at(kind, place)
+    if type(None) in typing.get_args(hint):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    constraints = typing.get_args(hint)[1:]
+    bounds = [
+        f"{text} {getattr(constraint, name):g}"
+        for given in constraints
+        for constraint in getattr(given, "metadata", (given,))
+        for name, text in _BOUNDS.items()
+        if getattr(constraint, name, None) is not None
+    ]
+    return " and ".join(bounds)
 
 
 def _shown(value: object) -> str:

@@ -31,6 +31,8 @@ REQUIREMENTS = {
 TRAINING_REQUIREMENTS = {
     "lightning-fabric": "lightning-fabric>=2.4",
     "PyYAML": "PyYAML>=6",
+    "pydantic": "pydantic>=2.7",
+    "tqdm": "tqdm>=4.66",
     "matplotlib": "matplotlib>=3.8",
     "Pillow": "Pillow>=10",
 }

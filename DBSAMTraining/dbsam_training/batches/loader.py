@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from dbsam_training.batches.augment import Batch, make_batch
 from dbsam_training.batches.sampling import Sampler
 from dbsam_training.recipe import Recipe
 from dbsam_training.store.format import TrainingStore
-from dbsam_training.store.gpu import ResidentStore
+from dbsam_training.store.gpu import GpuStore
 
 Reader = Callable[[Tensor], dict[str, Tensor]]
 """Returns the arrays of samples by their positions (B,) in the store."""
@@ -37,7 +37,7 @@ class BatchDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, folders: list[Path], recipe: Recipe, rank: int, world: int, device: torch.device | None = None
+        self, folders: Sequence[Path], recipe: Recipe, rank: int, world: int, device: torch.device | None = None
     ) -> None:
         self._device = device
         self._folders, self._recipe = folders, recipe
@@ -55,8 +55,8 @@ class BatchDataset(Dataset[Batch]):
     def choose(self, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
         """Positions (B,) of the samples of this process's share of a step, and their random numbers (B, COUNT)."""
         sampler, run = self._open()[1], self._recipe.run
-        size = run.batch_size // (self._world * run.accumulate)
-        start = (self._rank * run.accumulate + part) * size
+        size = run.batch_size // (self._world * run.gradient_accumulation_steps)
+        start = (self._rank * run.gradient_accumulation_steps + part) * size
         share = slice(start, start + size)
         return torch.from_numpy(sampler.batch(step)[share]), torch.from_numpy(sampler.draws(step)[share])
 
@@ -82,7 +82,7 @@ class BatchDataset(Dataset[Batch]):
 def reader(store: TrainingStore, device: torch.device | None) -> Reader:
     """What returns the arrays of samples by their positions: from disk, or from a device's memory."""
     if device is not None:
-        return ResidentStore(store, device).batch
+        return GpuStore(store, device).batch
     return lambda positions: {
         name: torch.from_numpy(values) for name, values in store.batch(positions.tolist()).items()
     }
@@ -91,14 +91,14 @@ def reader(store: TrainingStore, device: torch.device | None) -> Reader:
 class _Steps:
     """Keys of a `BatchDataset` from one step to another."""
 
-    def __init__(self, first: int, last: int, accumulate: int) -> None:
-        self._steps, self._accumulate = range(first, last), accumulate
+    def __init__(self, first: int, last: int, parts: int) -> None:
+        self._steps, self._parts = range(first, last), parts
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((step, part) for step in self._steps for part in range(self._accumulate))
+        return ((step, part) for step in self._steps for part in range(self._parts))
 
     def __len__(self) -> int:
-        return len(self._steps) * self._accumulate
+        return len(self._steps) * self._parts
 
 
 def batch_loader(dataset: BatchDataset, recipe: Recipe, first: int, last: int, pin: bool) -> DataLoader[Batch]:
@@ -107,7 +107,7 @@ def batch_loader(dataset: BatchDataset, recipe: Recipe, first: int, last: int, p
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Steps(first, last, recipe.run.accumulate),
+        sampler=_Steps(first, last, recipe.run.gradient_accumulation_steps),
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_single_thread if workers else None,

@@ -47,7 +47,7 @@ class Draws:
 
 @lru_cache(16)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, copied there once: a CUDA graph can't hold copies from the computer's memory."""
+    """Numbers on a device, copied there once."""
     return torch.tensor(values, device=device)
 
 

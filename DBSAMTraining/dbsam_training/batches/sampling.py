@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam_training.batches.rng import COUNT
-from dbsam_training.recipe import DataOptions, OptimizerOptions
-from dbsam_training.run_options import RunOptions
+from dbsam_training.recipe import DataOptions, OptimizerOptions, RunOptions
 from dbsam_training.store.format import TrainingStore
 
 # The first number of every generator's seed, so that streams of different purpose never meet.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
+from pydantic.dataclasses import dataclass
 
 from dbsam.preprocess.intensity import RULE_NAMES
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.resources import resource_folder
-from dbsam_training.schema import SettingError, closest, read_settings
+from dbsam_training.schema import STRICT, SettingError, one_of, read_settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Task:
     """One task.
 
@@ -29,16 +30,10 @@ class Task:
 
     name: str
     modality: str
-    dimension: int
+    dimension: Literal[2, 3]
     structure: str
-    intensity: str = "auto"
+    intensity: Annotated[str, one_of(RULE_NAMES)] = "auto"
     datasets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.intensity not in RULE_NAMES:
-            raise SettingError(f"intensity is {self.intensity!r}{closest(self.intensity, RULE_NAMES)}.")
-        if self.dimension not in (2, 3):
-            raise SettingError(f"dimension must be 2 or 3, not {self.dimension}.")
 
     def includes(self, info: DatasetInfo) -> bool:
         """Whether a data set belongs to this task."""

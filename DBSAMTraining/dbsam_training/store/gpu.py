@@ -8,7 +8,7 @@ from torch import Tensor
 from dbsam_training.store.format import PATCH_SIZE, TrainingStore
 
 
-class ResidentStore:
+class GpuStore:
     """Every sample of a store on a device: 64 KiB a grey image, 192 KiB a colour image, 8 KiB a mask.
 
     Args:

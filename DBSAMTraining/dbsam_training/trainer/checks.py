@@ -1,10 +1,15 @@
-"""What is checked before a run starts, so that it does not train for hours on something else than was meant."""
+"""What is checked before and during a run, in words that say what to change."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from dbsam_training.data.case import Source
 from dbsam_training.data.licences import is_open
@@ -16,6 +21,9 @@ from dbsam_training.store.prepare import would_change
 from dbsam_training.store.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.trainer.run_folder import BEST, LAST
 from dbsam_training.trainer.validation import choose_samples
+
+if TYPE_CHECKING:
+    from dbsam_training.trainer.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -89,3 +97,87 @@ def check_own_store(
             f"{run_folder} holds a run on other data: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} "
             "would change. Name another output folder, or give the data and settings of that run."
         )
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to change."""
+
+
+@contextmanager
+def explained(recipe: Recipe, checkpoint: Path) -> Iterator[None]:
+    """Turn an out-of-memory error into a `TrainingError`.
+
+    Args:
+        recipe: What is being run.
+        checkpoint: The resume point, which such an error leaves as it was.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(out_of_memory_text(recipe, checkpoint, error)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, CUDA, MPS or PyTorch's CPU allocator means that memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def out_of_memory_text(recipe: Recipe, checkpoint: Path, error: BaseException) -> str:
+    """What happened and which settings need less memory, the cheapest first."""
+    run = recipe.run
+    ways = []
+    if run.precision == "32-true":
+        ways.append("run.precision: bf16-mixed")
+    parts = 2 * run.gradient_accumulation_steps
+    ways.append(f"run.gradient_accumulation_steps: {parts} (same batch of {run.batch_size}, in smaller parts)")
+    if not run.checkpointing:
+        ways.append("run.checkpointing: true (a third slower)")
+    ways.append("a smaller run.batch_size")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"Memory ran out ({first}). Change one of: {'; '.join(ways)}. {_intact(checkpoint)}"
+
+
+def not_finite_text(what: str, step: int, cases: list[str], recipe: Recipe, checkpoint: Path) -> str:
+    """What to change when the loss or its gradient is NaN or infinite."""
+    ways = [f"a lower optimizer.learning_rate than {recipe.optimizer.learning_rate:g}"]
+    if recipe.run.precision == "16-mixed":
+        ways.insert(0, "run.precision: bf16-mixed or 32-true (16 bits overflow at 65504)")
+    if recipe.optimizer.max_grad_norm == 0:
+        ways.append("optimizer.max_grad_norm: 1.0")
+    shown = ", ".join(cases[:8]) + (", ..." if len(cases) > 8 else "")
+    return (
+        f"The {what} is not finite at step {step}, on samples of {shown}. Change one of: {'; '.join(ways)}; or leave "
+        f"out those cases if they look wrong. {_intact(checkpoint)}"
+    )
+
+
+def check_finite(run: Run, row: Mapping[str, float]) -> None:
+    """Refuse to go on from a step whose loss or gradient is NaN or infinite.
+
+    Args:
+        run: The run.
+        row: The step's figures.
+
+    Raises:
+        TrainingError: One is not finite. Where losses are scaled for 16 bits, gradients may overflow now and then; only
+            many in a row are an error.
+    """
+    scaler = getattr(run.fabric.strategy.precision, "scaler", None)
+    # It halves at each overflow: below 1, no step has been taken for long.
+    gradient_is_finite = np.isfinite(row["gradient_norm"]) if scaler is None else scaler.get_scale() >= 1.0
+    if np.isfinite(row["loss"]) and gradient_is_finite:
+        return
+    what, step = "gradient" if np.isfinite(row["loss"]) else "loss", int(row["step"]) - 1
+    cases = list(dict.fromkeys(run.store.case_of(int(i)) for i in run.sampler.batch(step)))
+    raise TrainingError(not_finite_text(what, step, cases, run.recipe, run.folder / LAST))
+
+
+def _intact(checkpoint: Path) -> str:
+    if checkpoint.is_file():
+        return f"The last good state is in {checkpoint}; the same command goes on from it."
+    return "No resume point had been written yet."

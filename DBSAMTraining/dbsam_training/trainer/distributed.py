@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch import distributed as dist
 
-from dbsam_training.run_options import RunOptions
+from dbsam_training.recipe import RunOptions
 from dbsam_training.schema import SettingError
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,11 @@ def launch(run: RunOptions) -> Fabric:
     else:
         devices, nodes = _devices(run.devices, accelerator), run.nodes
     world = devices * nodes
-    if run.batch_size % (world * run.accumulate):
+    parts = run.gradient_accumulation_steps
+    if run.batch_size % (world * parts):
         raise SettingError(
-            f"run.batch_size {run.batch_size} does not split into {world} processes times run.accumulate "
-            f"{run.accumulate}: use a multiple of {world * run.accumulate}."
+            f"run.batch_size {run.batch_size} does not split into {world} processes times "
+            f"run.gradient_accumulation_steps {parts}: use a multiple of {world * parts}."
         )
     if accelerator == "cuda" and torch.cuda.device_count() < devices:
         raise SettingError(f"run.devices asks for {devices} GPUs, and this computer has {torch.cuda.device_count()}.")
@@ -91,3 +94,63 @@ def _devices(wanted: str, accelerator: str) -> int:
     if wanted != "auto":
         return int(wanted)
     return torch.cuda.device_count() if accelerator == "cuda" else 1
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each process's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SynchronizedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of the batches of all processes, in shares of equal size.
+
+    PyTorch's own SyncBatchNorm refuses CPUs; this one computes the same with collectives that every backend has, so
+    that a distributed run can be tested, and reproduced, without GPUs.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        if not self.training or not dist.is_initialized():
+            return super().forward(input)
+        values = input.float()
+        count = input.shape[0] * input.shape[2] * input.shape[3] * dist.get_world_size()
+        mean = _sum(values.sum((0, 2, 3))) / count
+        centred = values - mean.view(1, -1, 1, 1)
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        self._track(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _sum(value: Tensor) -> Tensor:
+    total = _Sum.apply(value)
+    assert isinstance(total, Tensor)
+    return total
+
+
+def synchronize_batch_norm(module: nn.Module) -> None:
+    """Turn every BatchNorm2d inside a module into a synchronized one, in place; weights and keys stay."""
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SynchronizedBatchNorm2d

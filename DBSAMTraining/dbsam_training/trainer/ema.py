@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def averaged_copy(model: nn.Module) -> nn.Module:
+
+def ema_copy(model: Module) -> Module:
     """A copy in evaluation mode whose frozen weights are the model's own, so that a frozen ViT is not held twice."""
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
     copied = copy.deepcopy(model, dict(frozen))
@@ -19,16 +22,16 @@ def averaged_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+def update_ema(ema: nn.Module, model: nn.Module, step: int, decay: float) -> None:
     """Move the average towards the model's weights and batch norm statistics.
 
     Args:
-        average: From `averaged_copy`.
+        ema: From `ema_copy`.
         model: What it averages.
         step: 0 for the first; early on the average follows faster.
         decay: Share that is kept.
     """
-    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    pairs = zip(ema.state_dict().values(), model.state_dict().values(), strict=True)
     moving = [(kept, value) for kept, value in pairs if kept.data_ptr() != value.data_ptr()]
     floating = [pair for pair in moving if pair[0].is_floating_point()]
     blend = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))

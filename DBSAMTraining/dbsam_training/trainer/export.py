@@ -15,12 +15,11 @@ from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import load_base, save_checkpoint
 from dbsam.weights.metadata import CheckpointInfo, DatasetCredit
-from dbsam_training.recipe import Recipe
+from dbsam_training.recipe import Recipe, recipe_from
 from dbsam_training.schema import SettingError
-from dbsam_training.trainer.init import base_file, base_reference, start_model
-from dbsam_training.trainer.loop import recipe_of
+from dbsam_training.trainer.init import base_file, base_reference, init_model
 from dbsam_training.trainer.model_card import model_card
-from dbsam_training.trainer.run_folder import LAST, StateError, read_state
+from dbsam_training.trainer.run_folder import LAST, RECIPE, StateError, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +71,8 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
     """
     if output.suffix != ".safetensors":
         raise SettingError(f"The output must end in .safetensors, not {output.name!r}.")
-    recipe = recipe_of(run_folder)
-    run = _read_json(run_folder / "run.json")
-    chosen = options.state
-    if not (run_folder / f"{chosen}.pt").is_file() and (run_folder / LAST).is_file():
-        logger.warning("%s has no state %r: its last one is exported.", run_folder, chosen)
-        chosen = "last"
-    state = read_state(run_folder / f"{chosen}.pt")
+    state = _state_of(run_folder, options.state)
+    recipe, run = recipe_from(state["recipe"]), state["provenance"]
     model = _model_of(run, state, recipe.model.base, build_model(recipe.model.config), run_folder)
     if options.blend != 1:
         _blend(model, recipe, options.blend)
@@ -105,12 +99,21 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
     return info
 
 
+def _state_of(run_folder: Path, name: str) -> dict[str, Any]:
+    if not (run_folder / RECIPE).is_file():
+        raise SettingError(f"{run_folder} holds no training run: there is no {RECIPE} in it.")
+    if not (run_folder / f"{name}.pt").is_file() and (run_folder / LAST).is_file():
+        logger.warning("%s has no state %r: its last one is exported.", run_folder, name)
+        name = "last"
+    return read_state(run_folder / f"{name}.pt")
+
+
 def _model_of(run: dict[str, Any], state: dict[str, Any], base: str, model: DBSAM, run_folder: Path) -> DBSAM:
     reference = base_reference(run["base"])
     if reference is not None:
         load_base(model, base_file(base), reference.sha256)
     try:
-        unmatched = model.load_state_dict(state["averaged"], strict=False)
+        unmatched = model.load_state_dict(state["exported"], strict=False)
     except RuntimeError as error:
         raise StateError(f"The state in {run_folder} is of another architecture than its recipe: {error}") from error
     if unmatched.unexpected_keys or (reference is None and unmatched.missing_keys):
@@ -125,7 +128,7 @@ def _blend(model: DBSAM, recipe: Recipe, share: float) -> None:
         raise SettingError(f"blend must be above 0 and at most 1, not {share:g}.")
     if not recipe.model.base:
         raise SettingError("blend needs a run that started from weights: this one's model.base is empty.")
-    start = start_model(recipe)[0].state_dict()
+    start = init_model(recipe)[0].state_dict()
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             value.copy_(torch.lerp(start[name], value, share))

@@ -1,9 +1,7 @@
-"""Builds the network of a run with the weights it starts from, and says where everything comes from."""
+"""Builds the network of a run with the weights it starts from."""
 
 from __future__ import annotations
 
-import datetime
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,21 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import dbsam
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import keys_above_base, keys_beyond_sam, load_base, load_checkpoint
 from dbsam.weights.load import PICKLE_SUFFIXES, download, locate, weights_info
-from dbsam.weights.metadata import BaseReference, DatasetCredit
+from dbsam.weights.metadata import BaseReference
 from dbsam_training.recipe import ModelOptions, Recipe
 from dbsam_training.schema import SettingError
-from dbsam_training.store.format import TrainingStore
-from dbsam_training.trainer.deepening import deepened, is_deeper
-
-logger = logging.getLogger(__name__)
 
 
-def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
+def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
     """Build the network of a recipe.
 
     Returns:
@@ -48,10 +41,7 @@ def start_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
         sha256 = load_base(model, path)
     else:
         start, _ = load_checkpoint(path)
-        weights = start.state_dict()
-        if start.config != config and is_deeper(config, start.config):
-            weights = deepened(model, weights, start.config)
-        _take_over(model, weights, recipe.model)
+        _take_over(model, start.state_dict(), recipe.model)
     credits = [asdict(credit) for credit in info.datasets]
     return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
 
@@ -94,26 +84,3 @@ def kept_weights(model: DBSAM, base: dict[str, Any] | None) -> dict[str, Tensor]
         return state
     keys = keys_above_base(model.config)
     return {key: value for key, value in state.items() if key in keys}
-
-
-def provenance(recipe: Recipe, store: TrainingStore, base: dict[str, Any] | None) -> dict[str, Any]:
-    """What an export has to know about a run."""
-    return {
-        "recipe": recipe.to_dict(),
-        "base": base,
-        "datasets": [asdict(credit) for credit in credits_of(store)],
-        "store": store.signature,
-        "samples": {split: len(store.indices(split)) for split in ("train", "val")},
-        "dbsam": dbsam.__version__,
-        "torch": torch.__version__,
-        "started": datetime.date.today().isoformat(),
-    }
-
-
-def credits_of(store: TrainingStore) -> list[DatasetCredit]:
-    """The data sets from which a store's training samples come."""
-    return [
-        DatasetCredit(name, facts["licence"], facts["reference"], facts["cases"].get("train", 0))
-        for name, facts in sorted(store.datasets.items())
-        if facts["cases"].get("train")
-    ]

@@ -9,7 +9,7 @@ OUTSIDE_LOGIT = 20.0
 """Stands for certain background, where the region reaches beyond the slice."""
 
 
-def soft_dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """Dice loss of each mask with squared denominators (Milletari et al. 2016), as MONAI's `squared_pred=True`.
 
     Args:
@@ -36,7 +36,7 @@ def cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
         (N,).
     """
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
-    return entropy + soft_dice(logits.sigmoid(), target)
+    return entropy + dice_loss(logits.sigmoid(), target)
 
 
 def intersection_over_union(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,20 +1,24 @@
-"""The state of a run on disk: always a whole file, whenever the process is killed."""
+"""The states of a run on disk: whole files, whenever the process is killed, that say where everything comes from."""
 
 from __future__ import annotations
 
-import csv
+import datetime
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import dbsam
 from dbsam.io.files import atomic_path
+from dbsam.weights.metadata import DatasetCredit
+from dbsam_training.store.format import TrainingStore
 
-STATE_FORMAT = 1
-LAST, BEST = "last.pt", "best.pt"
+STATE_FORMAT = 2
+LAST, BEST, RECIPE = "last.pt", "best.pt", "recipe.yaml"
 
 
 class StateError(RuntimeError):
@@ -47,55 +51,11 @@ def read_state(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise StateError(f"{path} is damaged or no training state ({str(error).splitlines()[0]}).") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise StateError(f"{path} is no training state of format {STATE_FORMAT}.")
+        raise StateError(
+            f"{path} is no training state of format {STATE_FORMAT}: a run of an earlier version is gone on with, and "
+            "exported, by that version."
+        )
     return state
-
-
-class CsvLog:
-    """A CSV table with a column `step`, to which rows are appended as training goes.
-
-    Args:
-        path: The file.
-        columns: Its columns, "step" first.
-        last_step: Rows beyond this step are removed: a resumed run writes them again.
-    """
-
-    def __init__(self, path: Path, columns: Iterable[str], last_step: int) -> None:
-        self.path, self._columns = path, list(columns)
-        kept = [row for row in read_log(path) if row["step"] <= last_step]
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, "step": int(row["step"])} for row in kept)
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, self._columns, restval="", lineterminator="\n")
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row."""
-        self._writer.writerow(row)
-
-    def flush(self) -> None:
-        """Hand the rows to the operating system, so that a killed process does not lose them."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of a `CsvLog`; a last row that a killed process left unfinished is left out."""
-    if not path.is_file():
-        return []
-    rows: list[dict[str, float]] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            try:
-                rows.append({key: float(value) for key, value in row.items() if value != ""})
-            except (TypeError, ValueError):
-                break
-    return [row for row in rows if "step" in row]
 
 
 def changed_settings(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
@@ -108,3 +68,25 @@ def changed_settings(before: dict[str, Any], after: dict[str, Any], where: str =
         elif old != new:
             found.append(name)
     return sorted(found)
+
+
+def provenance(store: TrainingStore, base: dict[str, Any] | None) -> dict[str, Any]:
+    """What an export has to know about a run, beside its recipe."""
+    return {
+        "base": base,
+        "datasets": [asdict(credit) for credit in credits_of(store)],
+        "store": store.signature,
+        "samples": {split: len(store.indices(split)) for split in ("train", "val")},
+        "dbsam": dbsam.__version__,
+        "torch": str(torch.__version__),
+        "started": datetime.date.today().isoformat(),
+    }
+
+
+def credits_of(store: TrainingStore) -> list[DatasetCredit]:
+    """The data sets from which a store's training samples come."""
+    return [
+        DatasetCredit(name, facts["licence"], facts["reference"], facts["cases"].get("train", 0))
+        for name, facts in sorted(store.datasets.items())
+        if facts["cases"].get("train")
+    ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from dbsam.modeling.dbsam import DBSAM
 from dbsam_training.batches.augment import Batch, make_batch
-from dbsam_training.batches.loader import Reader, mask_size
+from dbsam_training.batches.loader import mask_size
 from dbsam_training.batches.rng import COUNT
-from dbsam_training.recipe import AugmentOptions, PromptOptions, Recipe
+from dbsam_training.recipe import AugmentOptions, PromptOptions
 from dbsam_training.store.format import TrainingStore
 from dbsam_training.trainer.losses import OUTSIDE_LOGIT, intersection_over_union, resize_logits
 
+if TYPE_CHECKING:
+    from dbsam_training.trainer.run import Run
+
 _SEED = 1234
-Forward = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Validation:
 
     means: Mapping[str, float]
     per_set: Mapping[str, Mapping[str, float]]
+
+    @property
+    def score(self) -> float:
+        """What decides which state is best."""
+        return self.means["score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,45 +77,28 @@ def choose_samples(store: TrainingStore, most: int) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def validate(
-    model: DBSAM,
-    forward: Forward,
-    store: TrainingStore,
-    read: Reader,
-    chosen: NDArray[np.int64],
-    recipe: Recipe,
-    rank: int,
-    world: int,
-) -> tuple[Validation | None, list[Example]]:
-    """Score a model; the processes share the samples, and each returns the whole result.
-
-    Args:
-        model: The model, for its sizes.
-        forward: Computes low-res logits and predicted IoU of a batch, on the right device and in the right precision.
-        store: The store.
-        read: Returns the arrays of its samples by their positions.
-        chosen: From `choose_samples`.
-        recipe: Prompts and batch size.
-        rank: Of this process.
-        world: Number of processes.
+def validate(run: Run) -> tuple[Validation | None, list[Example]]:
+    """Score the weights that a run would export; the processes share the samples, and each returns the whole result.
 
     Returns:
         The scores (None without validation samples) and a few examples of this process's share.
     """
-    size, masks = model.config.image_size, mask_size(recipe, model.config)
-    plain = AugmentOptions()
-    share = chosen[rank::world]
-    at_once = max(1, recipe.run.batch_size // (world * recipe.run.accumulate))
+    recipe, store, fabric = run.recipe, run.store, run.fabric
+    config = recipe.model.config
+    size, masks = config.image_size, mask_size(recipe, config)
+    share = choose_samples(store, recipe.run.validate_per_dataset)[fabric.global_rank :: fabric.world_size]
+    at_once = max(1, recipe.run.batch_size // (fabric.world_size * recipe.run.gradient_accumulation_steps))
     scores: dict[str, list[tuple[int, float]]] = defaultdict(list)
     examples: list[Example] = []
+    run.exported.eval()
     for kind, prompts in validation_prompts(recipe.prompts).items():
         for start in range(0, len(share), at_once):
             positions = share[start : start + at_once]
-            arrays = read(torch.from_numpy(positions))
+            arrays = run.dataset.read(torch.from_numpy(positions))
             draws = np.stack([np.random.default_rng([_SEED, int(p)]).random(COUNT, np.float32) for p in positions])
             table = torch.from_numpy(draws).to(arrays["hulls"].device)
-            batch = make_batch(arrays, size, masks, table, prompts, plain)
-            logits, _ = forward(batch)
+            batch = make_batch(arrays, size, masks, table, prompts, AugmentOptions())
+            logits, _ = run.predict(batch)
             full = resize_logits(logits, masks).cpu()
             batch = batch.to(full.device)
             full = full * batch.mask_valid - OUTSIDE_LOGIT * (1 - batch.mask_valid)
@@ -117,7 +107,8 @@ def validate(
             scores[kind] += [(int(store.dataset[p]), value) for p, value in zip(positions, dsc, strict=True)]
             if kind == "paper":
                 examples += _examples(batch, full > 0, [store.dataset_names[store.dataset[p]] for p in positions], dsc)
-    gathered = _gather(dict(scores), world)
+    run.train_mode()
+    gathered = _gather(dict(scores), fabric.world_size)
     per_set = {kind: _means(values, store.dataset_names) for kind, values in gathered.items() if values}
     if not per_set:
         return None, []

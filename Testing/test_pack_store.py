@@ -7,11 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from pack_store import main, pack, unpack
 from training_cases import grey_and_colour_store
 
-from dbsam_training.cli import main
 from dbsam_training.store.format import StoreError, TrainingStore
-from dbsam_training.store.packing import pack, unpack
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,14 @@
 The file is a zip archive of the store's files, in which `greys.webp` and `images.webp` stand for `greys.bin` and
 `images.bin`: WebP images one after another, each of which tells its length in its header (RIFF). Images lose detail,
 masks and boxes do not.
+
+    python benchmarks/pack_store.py pack STORE --output store.zip --split train
+    python benchmarks/pack_store.py unpack store.zip --output STORE
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import io
@@ -14,8 +18,9 @@ import json
 import lzma
 import os
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,11 +29,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbsam.cli.terminal import ProgressBar
 from dbsam.progress import Progress
 from dbsam_training.store.format import ALL_ARRAYS, IMAGE_ARRAYS, StoreError, StorePart, read_store_facts, write_json
 
 _RIFF_HEADER = 8
 Report = Callable[[Progress], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack or unpack; returns 0 on success, 2 where a file or folder is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="write a store as one small file")
+    packing.add_argument("source", type=Path, metavar="STORE")
+    packing.add_argument("--quality", type=int, default=75, help="of WebP, 1 to 100 (default: 75)")
+    packing.add_argument("--split", default="all", choices=("train", "val", "all"))
+    unpacking = commands.add_parser("unpack", help="make the store of a packed file")
+    unpacking.add_argument("source", type=Path, metavar="FILE")
+    for command in (packing, unpacking):
+        command.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        with ProgressBar(options.command) as bar:
+            if options.command == "pack":
+                pack(options.source, options.output, options.quality, options.split, bar)
+            else:
+                unpack(options.source, options.output, bar)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Report | None = None) -> None:
@@ -136,3 +167,7 @@ def _split(archive: zipfile.ZipFile, name: str, array: str) -> Iterator[bytes]:
     with archive.open(f"{name}/{array}.webp") as file:
         while header := file.read(_RIFF_HEADER):
             yield header + file.read(int.from_bytes(header[4:], "little"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
