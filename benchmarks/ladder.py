@@ -3,8 +3,9 @@
     python benchmarks/ladder.py --data DATA --store STORE --base-store BASE_STORE --output LADDER --seeds 0 1
 
 The stores come from `dbsam-train prepare` with the recipes `ladder-decoder.yaml` and `ladder-base.yaml` beside this
-file. A plain SAM of compact size is pre-trained on super-pixels once; every row starts from it, with the same steps, samples and seeds. What is
-there already is kept, so that a run that was interrupted goes on; several processes may train a seed each.
+file. A plain SAM of compact size is pre-trained on super-pixels once; every row starts from it, with the same steps,
+samples and seeds. What is there already is kept, so that a run that was interrupted goes on; several processes may
+train a seed each.
 """
 
 from __future__ import annotations
