@@ -12,7 +12,7 @@ import pytest
 from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cli.batch import ManifestError, read_manifest, run_batch
+from dbsam.cli.batch import BatchModel, ManifestError, read_manifest, run_batch
 from dbsam.cli.case import Case, index_ranges, run_case
 from dbsam.geometry.grid import ImageGeometry
 from dbsam.io import images
@@ -239,7 +239,7 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
     cases, records = [case, broken, other], tmp_path / "done.jsonl"
 
     def run() -> tuple[list[str], list[str], list[str]]:
-        summary = run_batch(cases, records, ThresholdPredictor, "threshold", lambda: None)
+        summary = run_batch(cases, records, BatchModel(ThresholdPredictor, "threshold", lambda: None))
         short = [[Path(name).stem for name in names] for names in (summary.done, summary.skipped, summary.failed)]
         return short[0], short[1], short[2]
 
@@ -258,7 +258,7 @@ def test_a_batch_goes_on_past_failures_and_a_second_run_does_what_is_left(case, 
 def test_a_case_is_done_again_when_something_has_changed(case, tmp_path, change):
     records, weights = tmp_path / "done.jsonl", tmp_path / "weights"
     weights.write_bytes(b"1")
-    run_batch([case], records, ThresholdPredictor, "m", lambda: weights)
+    run_batch([case], records, BatchModel(ThresholdPredictor, "m", lambda: weights))
     if change == "the row":
         case = replace(case, strategy="box")
     elif change == "the ROI":
@@ -266,7 +266,7 @@ def test_a_case_is_done_again_when_something_has_changed(case, tmp_path, change)
     elif change == "the model":
         weights.write_bytes(b"22")
     precision = "bfloat16" if change == "its precision" else "auto"
-    again = run_batch([case], records, ThresholdPredictor, "m", lambda: weights, precision=precision)
+    again = run_batch([case], records, BatchModel(ThresholdPredictor, "m", lambda: weights, precision))
     assert again.done == [str(case.output)]
 
 
@@ -278,7 +278,7 @@ def test_nothing_is_loaded_when_nothing_is_left(case, tmp_path):
         return ThresholdPredictor()
 
     for _ in range(2):
-        run_batch([case], tmp_path / "done.jsonl", load, "threshold", lambda: None)
+        run_batch([case], tmp_path / "done.jsonl", BatchModel(load, "threshold", lambda: None))
     assert loaded == [True]
 
 
@@ -286,14 +286,14 @@ def test_nothing_is_loaded_when_nothing_is_left(case, tmp_path):
 def test_a_damaged_record_means_that_its_case_is_done_again(case, tmp_path, caplog, damaged):
     other = replace(case, output=tmp_path / "out" / "other.nrrd")
     records = tmp_path / "done.jsonl"
-    run_batch([other], records, ThresholdPredictor, "m", lambda: None)
+    run_batch([other], records, BatchModel(ThresholdPredictor, "m", lambda: None))
     with records.open("a") as file:
         file.write(damaged)  # without a newline, as a writer leaves it that is cut off
     with caplog.at_level(logging.WARNING):
-        summary = run_batch([case, other], records, ThresholdPredictor, "m", lambda: None)
+        summary = run_batch([case, other], records, BatchModel(ThresholdPredictor, "m", lambda: None))
     assert (summary.done, summary.skipped) == ([str(case.output)], [str(other.output)])
     assert "line 2 is damaged" in caplog.text
-    again = run_batch([case, other], records, ThresholdPredictor, "m", lambda: None)
+    again = run_batch([case, other], records, BatchModel(ThresholdPredictor, "m", lambda: None))
     assert (again.done, len(again.skipped)) == ([], 2), "what was added after the damaged line is read"
 
 
@@ -302,7 +302,7 @@ def test_weights_that_cannot_be_used_end_the_batch(case, tmp_path):
         raise CheckpointError("There is no weights file.")
 
     with pytest.raises(CheckpointError):
-        run_batch([case, case], tmp_path / "done.jsonl", no_weights, "m", lambda: None)
+        run_batch([case, case], tmp_path / "done.jsonl", BatchModel(no_weights, "m", lambda: None))
 
 
 def test_a_cancelled_batch_goes_on_where_it_stopped(case, tmp_path):
@@ -310,8 +310,8 @@ def test_a_cancelled_batch_goes_on_where_it_stopped(case, tmp_path):
     cancel = CancelToken()
     with pytest.raises(Cancelled):
         run_batch(
-            [case, other], tmp_path / "done.jsonl", ThresholdPredictor, "m", lambda: None,
+            [case, other], tmp_path / "done.jsonl", BatchModel(ThresholdPredictor, "m", lambda: None),
             cancel=cancel, on_case=lambda number, case, outcome: cancel.cancel(),
         )  # fmt: skip
-    summary = run_batch([case, other], tmp_path / "done.jsonl", ThresholdPredictor, "m", lambda: None)
+    summary = run_batch([case, other], tmp_path / "done.jsonl", BatchModel(ThresholdPredictor, "m", lambda: None))
     assert (summary.skipped, summary.done) == ([str(case.output)], [str(other.output)])

@@ -15,7 +15,7 @@ from cases import GEOMETRY, block_voxels, roi_box, write_case
 from test_dicom_stack import write_slice
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cli.batch import BatchSummary, read_manifest, run_batch
+from dbsam.cli.batch import BatchModel, BatchSummary, read_manifest, run_batch
 from dbsam.cli.case import Case
 from dbsam.io import images
 from dbsam.io.roi_markups import MarkupsRoi, write_roi
@@ -25,7 +25,7 @@ BOX = (4, 3, 2, 15, 12, 5)
 
 def run(folder: Path, *cases: Case, get_predictor: Callable[[], ThresholdPredictor] = ThresholdPredictor) -> list[bool]:
     """Whether each case was done, and not skipped."""
-    summary = run_batch(cases, folder / "cases.csv.done.jsonl", get_predictor, "threshold", lambda: None)
+    summary = run_batch(cases, folder / "cases.csv.done.jsonl", BatchModel(get_predictor, "threshold", lambda: None))
     assert not summary.failed
     return [str(case.output) in summary.done for case in cases]
 
@@ -38,7 +38,7 @@ def test_the_working_folder_makes_no_difference(tmp_path, monkeypatch):
     def summary(manifest: str) -> BatchSummary:
         path = Path(manifest)
         records = path.with_name("cases.csv.done.jsonl")
-        return run_batch(read_manifest(path, str), records, ThresholdPredictor, "m", lambda: None)
+        return run_batch(read_manifest(path, str), records, BatchModel(ThresholdPredictor, "m", lambda: None))
 
     monkeypatch.chdir(tmp_path)
     assert summary("cases.csv").done == [str(Path("out/a.nrrd"))]

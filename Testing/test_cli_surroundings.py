@@ -108,5 +108,5 @@ def test_an_embedding_of_a_batch_keeps_nothing_but_itself():
     picture = image.astype("uint8")[..., None].repeat(3, -1)
     region = Region(0, 0, 10, 10)
     kept = predictor.encode([picture] * 4, [region] * 4)[0]
-    tensors = (kept.encoded.image_embedding, *kept.encoded.maps)
+    tensors = (kept.encoded.image_embedding, *kept.encoded.high_res_features)
     assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == kept.nbytes

@@ -17,7 +17,7 @@ import pytest
 from cases import write_case, write_tiny_weights
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cli.batch import BatchSummary, run_batch
+from dbsam.cli.batch import BatchModel, BatchSummary, run_batch
 from dbsam.cli.case import Case
 from dbsam.cli.cluster import ClusterError, Workers
 from dbsam.cli.main import ExitCode, main
@@ -70,7 +70,7 @@ def run(folder: Path, count: int, workers: Workers | None, on_case: Callable = l
     cases = cases_in(folder, count)
     predictor = partial(slow_predictor, folder / "loads.txt")
     records = folder / "done.jsonl"
-    return run_batch(cases, records, predictor, "threshold", lambda: None, on_case=on_case, workers=workers)
+    return run_batch(cases, records, BatchModel(predictor, "threshold", lambda: None), on_case=on_case, workers=workers)
 
 
 def test_fifty_cases_are_as_from_one_process_when_a_worker_is_killed_in_the_middle(tmp_path):
@@ -103,7 +103,7 @@ def test_a_broken_case_is_told_and_the_others_go_on(tmp_path):
     broken = Case(tmp_path / "missing.nrrd", tmp_path / "out.nrrd", boxes_ijk=((0, 0, 0, 1, 1, 1),))
     cases = [broken, *cases_in(tmp_path / "batch", 3)]
     records = tmp_path / "done.jsonl"
-    summary = run_batch(cases, records, ThresholdPredictor, "threshold", lambda: None, workers=Workers(1))
+    summary = run_batch(cases, records, BatchModel(ThresholdPredictor, "threshold", lambda: None), workers=Workers(1))
     assert len(summary.done) == 3
     assert "missing.nrrd: no such file" in summary.failed[str(broken.output)]
 
@@ -111,7 +111,7 @@ def test_a_broken_case_is_told_and_the_others_go_on(tmp_path):
 def test_weights_that_cannot_be_used_end_the_batch(tmp_path):
     cases = cases_in(tmp_path / "batch", 3)
     with pytest.raises(CheckpointError, match="There is no weights file"):
-        run_batch(cases, tmp_path / "done.jsonl", no_predictor, "m", lambda: None, workers=Workers(1))
+        run_batch(cases, tmp_path / "done.jsonl", BatchModel(no_predictor, "m", lambda: None), workers=Workers(1))
 
 
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done():

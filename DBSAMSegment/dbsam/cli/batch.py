@@ -70,6 +70,24 @@ class BatchSummary:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class BatchModel:
+    """What segments the cases of a batch.
+
+    Attributes:
+        load: Returns the model; not called when nothing is left to do. For workers it can be pickled, and each calls it
+            once.
+        name: Its name or path.
+        find_file: Returns its file, by which another model is noticed, or None where it is not on this computer yet.
+        precision: As the command line names it; by it, too, another model is noticed.
+    """
+
+    load: Callable[[], SlicePredictor]
+    name: str
+    find_file: Callable[[], Path | None]
+    precision: str = "auto"
+
+
 def read_manifest(path: Path, parse_window: Callable[[str], str | tuple[float, float]]) -> list[Case]:
     """Read a manifest.
 
@@ -154,30 +172,23 @@ def _place(file: Path) -> str:
 def run_batch(
     cases: Sequence[Case],
     records_path: Path,
-    get_predictor: Callable[[], SlicePredictor],
-    model: str,
-    find_model: Callable[[], Path | None],
+    model: BatchModel,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     on_case: Callable[[int, Case, str], None] | None = None,
     workers: Workers | None = None,
-    precision: str = "auto",
 ) -> BatchSummary:
     """Do every case that is not done yet.
 
     Args:
         cases: The cases, see `read_manifest`.
         records_path: Where to remember what was done, see `BatchRecords`; grows with every case.
-        get_predictor: Returns the model; not called when nothing is left to do. For workers it can be pickled, and each
-            calls it once.
-        model: Name or path of the model.
-        find_model: Returns its file, by which another model is noticed, or None where it is not on this computer yet.
+        model: What segments.
         progress: Called with the steps of each case, where this process does them.
         cancel: Ends the batch; a later run continues it.
         on_case: Called after each case with its number (from 0), the case, and "done", "skipped" or what went wrong.
         workers: Processes that do the cases instead of this one. They see the same files; only this one writes the
             records.
-        precision: The model's, as the command line names it; by it, too, another model is noticed.
 
     Raises:
         ClusterError: The workers cannot be used, or were lost.
@@ -191,7 +202,7 @@ def run_batch(
     summary = BatchSummary()
     folder = records_path.parent.resolve()
     # Taken before the model is loaded and a case is done, so that the next run notices what changes meanwhile.
-    loaded = state_of_model(model, precision, find_model())
+    loaded = state_of_model(model.name, model.precision, model.find_file())
     before: dict[int, dict[str, State]] = {}
 
     def left() -> Iterator[tuple[int, Case]]:
@@ -209,9 +220,9 @@ def run_batch(
 
     ended: Generator[tuple[tuple[int, Case], Callable[[], dict[str, Any]]], None, None]
     if workers is None:
-        ended = ((task, partial(run_case, task[1], get_predictor, progress, cancel)) for task in left())
+        ended = ((task, partial(run_case, task[1], model.load, progress, cancel)) for task in left())
     else:
-        ended = workers.run(partial(_run_on_worker, pickle.dumps(get_predictor)), left(), cancel)
+        ended = workers.run(partial(_run_on_worker, pickle.dumps(model.load)), left(), cancel)
     with closing(ended):
         for (number, case), finish in ended:
             key, inputs = str(case.output), before.pop(number)
@@ -230,7 +241,7 @@ def run_batch(
                 outcome = "done"
                 summary.done.append(key)
                 if not loaded[-1]:  # its file has been downloaded in between
-                    loaded = state_of_model(model, precision, find_model())
+                    loaded = state_of_model(model.name, model.precision, model.find_file())
                 record = {"status": "done", "fingerprint": fingerprint(case, folder, inputs, loaded), "report": report}
             finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
             records.add(name_of(case.output, folder), {**record, "finished": finished})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dbsam import __version__
 from dbsam.api import load_predictor
 from dbsam.cli import cluster
-from dbsam.cli.batch import COLUMNS, read_manifest, run_batch
+from dbsam.cli.batch import COLUMNS, BatchModel, read_manifest, run_batch
 from dbsam.cli.case import Case, run_case
 from dbsam.cli.models import add_commands as add_model_commands
 from dbsam.cli.terminal import ProgressBar, log_to_terminal
@@ -316,13 +316,9 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
 
         records = arguments.manifest.with_name(arguments.manifest.name + ".done.jsonl")
         workers = cluster.Workers.of(arguments)
-        model: Callable[[], SlicePredictor] = _ModelOnDemand(arguments, cancel)
-        if workers:
-            model = partial(_load, arguments)
-        find = partial(locate, arguments.model)
-        summary = run_batch(
-            cases, records, model, arguments.model, find, bar, cancel, tell, workers, arguments.precision
-        )
+        load: Callable[[], SlicePredictor] = partial(_load, arguments) if workers else _ModelOnDemand(arguments, cancel)
+        model = BatchModel(load, arguments.model, partial(locate, arguments.model), arguments.precision)
+        summary = run_batch(cases, records, model, bar, cancel, tell, workers)
     if arguments.json:
         print(json.dumps({"done": summary.done, "skipped": summary.skipped, "failed": summary.failed}, indent=2))
     elif speaks:

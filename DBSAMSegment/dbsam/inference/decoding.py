@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import FloatArray
-from dbsam.inference.decoded_cache import DecodedCache, DecodedKey
+from dbsam.inference.decoded_cache import DecodedKey
 from dbsam.inference.embedding_cache import EmbeddingKey
-from dbsam.inference.eta import SliceCost
-from dbsam.inference.predictor import DecodedMasks, Embedding, SlicePredictor
+from dbsam.inference.predictor import DecodedMasks, Embedding
+from dbsam.inference.shared import SharedPredictor
 from dbsam.preprocess.prompts import PromptPlan, SlicePoint, Window
 from dbsam.preprocess.sampling import Region, logits_to_slice
 from dbsam.progress import CancelToken
@@ -50,27 +49,20 @@ class SliceDecoder:
     """Decodes masks within a plan.
 
     Args:
-        predictor: The model.
-        lock: Held while the predictor works, which need not be thread-safe.
-        cost: Learns how long decoding takes.
+        shared: The model and the cache of its answers.
         plan: What may be set.
-        cache: Where the decoder's answers are looked up and kept.
         key_of: Gives the key of the embedding of a slice and region.
         cancel: Ends the work.
     """
 
     def __init__(
         self,
-        predictor: SlicePredictor,
-        lock: threading.Lock,
-        cost: SliceCost,
+        shared: SharedPredictor,
         plan: PromptPlan,
-        cache: DecodedCache,
         key_of: Callable[[int, Region], EmbeddingKey],
         cancel: CancelToken,
     ) -> None:
-        self._predictor, self._lock, self._cost, self._plan, self._cancel = predictor, lock, cost, plan, cancel
-        self._cache, self._key_of = cache, key_of
+        self._shared, self._plan, self._key_of, self._cancel = shared, plan, key_of, cancel
 
     def decode(
         self, index: int, box_xyxy: FloatArray, embedding: Embedding, points: tuple[SlicePoint, ...] = ()
@@ -98,14 +90,14 @@ class SliceDecoder:
         mask = np.zeros(window.shape_hw, dtype=bool)
         mask[pixels] = (logits > 0) & inside[pixels]
         touches = self._touches(mask, inside, box_xyxy)
-        self._cost.decoded(time.perf_counter() - started)
+        self._shared.cost.decoded(time.perf_counter() - started)
         return SliceMask(index, box_xyxy, mask, float(decoded.predicted_iou[0]), touches, len(points))
 
     def _decoded(
         self, index: int, box_xyxy: FloatArray, embedding: Embedding, points: tuple[SlicePoint, ...]
     ) -> DecodedMasks:
         key = DecodedKey(self._key_of(index, embedding.region), tuple(float(edge) for edge in box_xyxy), points)
-        decoded = self._cache.find(key)
+        decoded = self._shared.decoded.find(key)
         if decoded is not None:
             return decoded
         if points:
@@ -113,12 +105,12 @@ class SliceDecoder:
             points_xy = np.array([[(point.x, point.y) for point in points]])
             labels = np.array([[int(point.include) for point in points]])
         self._cancel.raise_if_cancelled()
-        with self._lock:
+        with self._shared.lock:
             if points:
-                decoded = self._predictor.decode(embedding, box_xyxy[None], points_xy, labels, former.logits)
+                decoded = self._shared.predictor.decode(embedding, box_xyxy[None], points_xy, labels, former.logits)
             else:
-                decoded = self._predictor.decode(embedding, box_xyxy[None])
-        self._cache.put(key, decoded)
+                decoded = self._shared.predictor.decode(embedding, box_xyxy[None])
+        self._shared.decoded.put(key, decoded)
         return decoded
 
     def empty(self, index: int, box_xyxy: FloatArray) -> SliceMask:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from dbsam.geometry.grid import FloatArray
-from dbsam.inference.embedding_cache import EmbeddingCache, EmbeddingKey
-from dbsam.inference.eta import SliceCost
-from dbsam.inference.predictor import Embedding, SlicePredictor
-from dbsam.preprocess.intensity import IntensityWindow
+from dbsam.inference.embedding_cache import EmbeddingKey
+from dbsam.inference.predictor import Embedding
+from dbsam.inference.shared import SharedPredictor
 from dbsam.preprocess.sampling import Region
 from dbsam.preprocess.slices import SliceImages
-from dbsam.preprocess.volume import Volume
 from dbsam.progress import CancelToken
 
 # Of the cache's room, for embeddings that are computed before they are needed: one part for each direction, and as
@@ -25,41 +22,20 @@ class SliceEncoder:
     """Gives the embeddings of one volume along one axis, from the cache where it has them.
 
     Args:
-        predictor: The model.
-        lock: Held while the predictor works, which need not be thread-safe.
-        cache: Where embeddings are looked up and kept.
-        cost: Learns what encoding takes.
-        batch_size: The most slices that are encoded at once.
-        nearby: Whether embeddings that other runs left of other regions serve, too.
-        volume: The volume.
-        axis: 0, 1, 2 for slices along I, J, K.
-        window: The range of values shown as 0..255.
+        shared: The model and the cache.
+        images: The slices.
         cancel: Ends the work.
 
     Attributes:
         hits: How many embeddings were there before this run.
     """
 
-    def __init__(
-        self,
-        predictor: SlicePredictor,
-        lock: threading.Lock,
-        cache: EmbeddingCache,
-        cost: SliceCost,
-        batch_size: int,
-        nearby: bool,
-        volume: Volume,
-        axis: int,
-        window: IntensityWindow,
-        cancel: CancelToken,
-    ) -> None:
-        self._predictor, self._lock, self._cache, self._cost = predictor, lock, cache, cost
-        self._batch_size, self._nearby = batch_size, nearby
-        self._volume, self._axis, self._cancel = volume, axis, cancel
-        self._slice_hw = volume.geometry.slice_hw(axis)
-        self._spacing_xy = volume.slice_spacing_xy(axis)
-        self._images = SliceImages(volume, axis, window, predictor.channels)
-        self._intensity = f"{window.low!r}:{window.high!r}"
+    def __init__(self, shared: SharedPredictor, images: SliceImages, cancel: CancelToken) -> None:
+        self._shared, self._images, self._cancel = shared, images, cancel
+        self._predictor, self._cache, self._cost = shared.predictor, shared.cache, shared.cost
+        self._slice_hw = images.volume.geometry.slice_hw(images.axis)
+        self._spacing_xy = images.volume.slice_spacing_xy(images.axis)
+        self._intensity = f"{images.window.low!r}:{images.window.high!r}"
         self._encoded: set[EmbeddingKey] = set()
         self._used: set[EmbeddingKey] = set()
         self.hits = 0
@@ -72,7 +48,7 @@ class SliceEncoder:
     @property
     def batch_size(self) -> int:
         """How many slices to encode at once at the present pace."""
-        return self._cost.batch_size(self._batch_size)
+        return self._cost.batch_size(self._shared.batch_size)
 
     @property
     def cache_capacity(self) -> int | None:
@@ -96,7 +72,7 @@ class SliceEncoder:
         """Which other regions would do: what a run finds must not depend on what was asked before it."""
 
         def serves(region: Region) -> bool:
-            known = self._nearby or self.key(index, region) in self._used
+            known = self._shared.nearby or self.key(index, region) in self._used
             return known and self._predictor.reusable(region, box_xyxy)
 
         return serves
@@ -154,7 +130,7 @@ class SliceEncoder:
         for index, _ in wanted:
             self._cancel.raise_if_cancelled()
             images.append(self._images.image(index))
-        with self._lock:
+        with self._shared.lock:
             self._cancel.raise_if_cancelled()
             embeddings = list(self._predictor.encode(images, [region for _, region in wanted]))
         for (index, region), embedding in zip(wanted, embeddings, strict=True):
@@ -169,8 +145,8 @@ class SliceEncoder:
     def key(self, index: int, region: Region) -> EmbeddingKey:
         """Returns all that the embedding of a region of slice `index` depends on."""
         return EmbeddingKey(
-            image=self._volume.identity,
-            axis=self._axis,
+            image=self._images.volume.identity,
+            axis=self._images.axis,
             slice=index,
             intensity=self._intensity,
             channels=self._images.channels,

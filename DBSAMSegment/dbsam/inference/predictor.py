@@ -108,7 +108,7 @@ class ImageEmbedding:
     @property
     def nbytes(self) -> int:
         """Memory of its tensors, in bytes."""
-        tensors = (self.encoded.image_embedding, *self.encoded.maps)
+        tensors = (self.encoded.image_embedding, *self.encoded.high_res_features)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -251,9 +251,9 @@ def _image_of(encoded: EncodedImages, number: int) -> EncodedImages:
     """One image's part of a batch, as tensors of their own: a view would keep the whole batch in memory."""
     from dbsam.modeling.dbsam import EncodedImages
 
-    parts = [tensor[number : number + 1] for tensor in (encoded.image_embedding, *encoded.maps)]
-    embedding, *maps = parts if encoded.image_embedding.shape[0] == 1 else [part.clone() for part in parts]
-    return EncodedImages(embedding, tuple(maps))
+    parts = [tensor[number : number + 1] for tensor in (encoded.image_embedding, *encoded.high_res_features)]
+    embedding, *features = parts if encoded.image_embedding.shape[0] == 1 else [part.clone() for part in parts]
+    return EncodedImages(embedding, tuple(features))
 
 
 def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:
@@ -268,6 +268,6 @@ def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], E
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise
             raise DeviceError(f"The model cannot be compiled here ({error}): leave it uncompiled.") from error
-        return EncodedImages(encoded.image_embedding.clone(), tuple(m.clone() for m in encoded.maps))
+        return EncodedImages(encoded.image_embedding.clone(), tuple(each.clone() for each in encoded.high_res_features))
 
     return encode_and_copy

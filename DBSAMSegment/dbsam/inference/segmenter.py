@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
-from dbsam.inference.decoded_cache import DecodedCache
 from dbsam.inference.decoding import SliceDecoder, SliceMask
 from dbsam.inference.embedding_cache import EmbeddingCache
 from dbsam.inference.encoding import SliceEncoder
-from dbsam.inference.eta import ProgressReporter, SliceCost
+from dbsam.inference.eta import ProgressReporter
 from dbsam.inference.predictor import SlicePredictor
+from dbsam.inference.shared import SharedPredictor
 from dbsam.inference.strategies import correct_by_clicks, segment_by_box, segment_by_tracking
 from dbsam.inference.tracking import TrackingRule
 from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity
 from dbsam.preprocess.prompts import PointPrompt, Prompt, PromptPlan, SliceBoxes, points_by_slice
+from dbsam.preprocess.slices import SliceImages
 from dbsam.preprocess.volume import Volume, slice_of
 from dbsam.progress import Cancelled, CancelToken, Progress, ProgressCallback
 
@@ -136,11 +137,7 @@ class VolumeSegmenter:
         self.predictor = predictor
         self.cache = EmbeddingCache() if cache is None else cache
         self.tracking = TrackingRule() if tracking is None else tracking
-        self._batch_size = batch_size
-        self._nearby = nearby
-        self._decoded = DecodedCache()
-        self._cost = SliceCost()
-        self._predictor_lock = threading.Lock()
+        self._shared = SharedPredictor(predictor, self.cache, batch_size, nearby)
         self._windows: OrderedDict[tuple[str, str], IntensityWindow] = OrderedDict()
         self._windows_lock = threading.Lock()
 
@@ -189,7 +186,7 @@ class VolumeSegmenter:
         window = self._window(volume, intensity)
         encoder = self._encoder(volume, plan.axis, window, cancel)
         decoder = self._decoder(plan, encoder, cancel)
-        reporter = ProgressReporter(progress, self._cost, len(plan.indices), "segmenting")
+        reporter = ProgressReporter(progress, self._shared.cost, len(plan.indices), "segmenting")
         found: Iterator[SliceMask]
         if strategy == "box":
             found = segment_by_box(plan, start, encoder, decoder, reporter, cancel)
@@ -285,7 +282,7 @@ class VolumeSegmenter:
             spread,
             encoder,
             self._decoder(plan, encoder, cancel),
-            ProgressReporter(progress, self._cost, len(plan.indices), "correcting"),
+            ProgressReporter(progress, self._shared.cost, len(plan.indices), "correcting"),
             self.tracking,
             volume.slice_spacing_xy(plan.axis),
             volume.geometry.spacing_mm[plan.axis],
@@ -350,7 +347,7 @@ class VolumeSegmenter:
         encoder = self._encoder(volume, axis_index, self._window(volume, intensity), cancel)
         waiting = [index for index in wanted if not encoder.holds(index, boxes[index])]
         present = len(wanted) - len(waiting)
-        reporter = ProgressReporter(progress, self._cost, len(waiting), "preparing slices")
+        reporter = ProgressReporter(progress, self._shared.cost, len(waiting), "preparing slices")
         while waiting:
             capacity = encoder.cache_capacity
             room = 1 if capacity is None else capacity - present - encoder.encoded
@@ -363,21 +360,10 @@ class VolumeSegmenter:
         return encoder.encoded
 
     def _encoder(self, volume: Volume, axis: int, window: IntensityWindow, cancel: CancelToken) -> SliceEncoder:
-        return SliceEncoder(
-            self.predictor,
-            self._predictor_lock,
-            self.cache,
-            self._cost,
-            self._batch_size,
-            self._nearby,
-            volume,
-            axis,
-            window,
-            cancel,
-        )
+        return SliceEncoder(self._shared, SliceImages(volume, axis, window, self.predictor.channels), cancel)
 
     def _decoder(self, plan: PromptPlan, encoder: SliceEncoder, cancel: CancelToken) -> SliceDecoder:
-        return SliceDecoder(self.predictor, self._predictor_lock, self._cost, plan, self._decoded, encoder.key, cancel)
+        return SliceDecoder(self._shared, plan, encoder.key, cancel)
 
     def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
         """The range of values of a volume, whose statistics are taken once."""

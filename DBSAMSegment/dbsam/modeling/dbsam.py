@@ -21,11 +21,11 @@ class EncodedImages(NamedTuple):
 
     Attributes:
         image_embedding: (B, C, grid, grid).
-        maps: The convolution branch's maps, highest resolution first; empty unless the decoder reads them.
+        high_res_features: The convolution branch's maps, highest resolution first; empty unless the decoder reads them.
     """
 
     image_embedding: Tensor
-    maps: tuple[Tensor, ...]
+    high_res_features: tuple[Tensor, ...]
 
 
 class DBSAM(nn.Module):
@@ -81,8 +81,8 @@ class DBSAM(nn.Module):
 
     def encode(self, images: Tensor, valid: Tensor | None = None) -> EncodedImages:
         """Encode B images, see `normalise` for the arguments."""
-        embedding, maps = self.image_encoder.forward_features(self.normalise(images, valid))
-        return EncodedImages(embedding, tuple(maps) if self.config.high_res_features else ())
+        embedding, features = self.image_encoder.forward_features(self.normalise(images, valid))
+        return EncodedImages(embedding, tuple(features) if self.config.high_res_features else ())
 
     def decode(self, encoded: EncodedImages, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
         """Decode one box prompt for each of N masks.
@@ -97,7 +97,7 @@ class DBSAM(nn.Module):
         masks = self._filled_boxes(boxes_xyxy) if self.config.box_mask_prompt else None
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy, masks=masks)
         image_pe = self.prompt_encoder.get_dense_pe()
-        return self.mask_decoder.decode(encoded.image_embedding, encoded.maps, image_pe, sparse, dense)
+        return self.mask_decoder.decode(encoded.image_embedding, encoded.high_res_features, image_pe, sparse, dense)
 
     def forward(self, images: Tensor, boxes_xyxy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One box an image, with gradients: the training step's network."""

@@ -61,13 +61,19 @@ class MaskDecoder(SamMaskDecoder):
         )
 
     def decode(
-        self, image_embedding: Tensor, maps: Sequence[Tensor], image_pe: Tensor, sparse: Tensor, dense: Tensor
+        self,
+        image_embedding: Tensor,
+        high_res_features: Sequence[Tensor],
+        image_pe: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Predict one mask a prompt.
 
         Args:
             image_embedding: (B, C, H, W); B is the number of prompts N, or 1 for N prompts on one image.
-            maps: The convolution branch's maps for the same B, highest resolution first (empty without that branch).
+            high_res_features: The convolution branch's maps for the same B, highest resolution first (empty without
+                that branch).
             image_pe: Dense positional encoding, (1, C, H, W).
             sparse: Prompt tokens, (N, T, C).
             dense: Dense prompt, (N, C, H, W).
@@ -81,21 +87,21 @@ class MaskDecoder(SamMaskDecoder):
         source = image_embedding + dense
         hidden, source = self.transformer(source, image_pe.expand_as(source), tokens)
         source = source.transpose(1, 2).reshape(dense.shape)
-        upscaled = self._upscale(source, maps)
+        upscaled = self._upscale(source, high_res_features)
         # The single-mask output is the first of SAM's mask tokens (multimask_output=False).
         weights = self.output_hypernetworks_mlps[0](hidden[:, 1])
         logits = torch.einsum("nc,nchw->nhw", weights, upscaled)
         return logits, self.iou_prediction_head(hidden[:, 0])[:, 0]
 
-    def _upscale(self, source: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def _upscale(self, source: Tensor, features: Sequence[Tensor]) -> Tensor:
         first, norm, act, second, last_act = self.output_upscaling
-        source = self.refinements[0](act(norm(self._with_map(0, first(source), maps))))
-        source = self.refinements[1](last_act(self._with_map(1, second(source), maps)))
+        source = self.refinements[0](act(norm(self._with_map(0, first(source), features))))
+        source = self.refinements[1](last_act(self._with_map(1, second(source), features)))
         if self.full_res:
             source = F.interpolate(source, scale_factor=2, mode="bilinear", align_corners=False)
-            source = self.refinements[2](self._with_map(2, source, maps))
+            source = self.refinements[2](self._with_map(2, source, features))
         return source
 
-    def _with_map(self, step: int, source: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Add the convolution branch's map of a step, if there is one; maps come with the highest resolution first."""
-        return source + self.high_res_projections[step](maps[-1 - step]) if self.high_res_projections else source
+    def _with_map(self, step: int, source: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Add the convolution branch's map of a step, if there is one; they come with the highest resolution first."""
+        return source + self.high_res_projections[step](features[-1 - step]) if self.high_res_projections else source

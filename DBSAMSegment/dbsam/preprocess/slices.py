@@ -28,7 +28,7 @@ class SliceImages:
     def __init__(self, volume: Volume, axis: int, window: IntensityWindow, channels: str) -> None:
         if channels not in ("repeat", "neighbours"):
             raise ValueError(f"Channels of a grey slice are 'repeat' or 'neighbours', not {channels!r}.")
-        self._volume, self._axis, self._window = volume, axis, window
+        self.volume, self.axis, self.window = volume, axis, window
         self.channels = "colour" if volume.is_colour else channels
         self._count = volume.geometry.dimensions_ijk[axis]
         self._windowed: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -45,7 +45,7 @@ class SliceImages:
         if index in self._windowed:
             self._windowed.move_to_end(index)
         else:
-            self._windowed[index] = self._window.apply(slice_of(self._volume.voxels, self._axis, index))
+            self._windowed[index] = self.window.apply(slice_of(self.volume.voxels, self.axis, index))
             if len(self._windowed) > _WINDOWED_SLICES_KEPT:
                 self._windowed.popitem(last=False)
         return self._windowed[index]
