@@ -7,6 +7,7 @@ import unittest
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -97,13 +98,25 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DBSAMSegmentLib.Panel.Panel import Panel
 
         self.panel = Panel(self.ui, self.logic)
-        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.EndCloseEvent, self.onSceneEndClose)
+        scene = slicer.vtkMRMLScene
+        for event, slot in (
+            (scene.StartCloseEvent, self.onSceneStartClose),
+            (scene.EndCloseEvent, self.onSceneEndClose),
+            (scene.StartBatchProcessEvent, self.onBatchStarts),
+            (scene.EndBatchProcessEvent, self.onSceneGrown),
+            (scene.NodeAddedEvent, self.onSceneGrown),
+        ):
+            self.addObserver(slicer.mrmlScene, event, slot)
+        self._grown = qt.QTimer()
+        self._grown.setSingleShot(True)
+        self._grown.setInterval(0)
+        self._grown.connect("timeout()", self.onSceneSettled)
         self.initializeParameterNode()
 
     def cleanup(self):
         """Stops what runs and disconnects; called when the module is unloaded or reloaded."""
         self.removeObservers()
+        self._grown.stop()
         if self.panel is not None:
             self.panel.close()
             self.panel = None
@@ -128,6 +141,20 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onBatchStarts(self, caller, event):
+        """Lets go of the parameters while a scene loads: selectors that can't find their nodes yet would empty them."""
+        self.panel.setParameterNode(None)
+
+    def onSceneGrown(self, caller, event):
+        """Nodes have come; selectors and views learn of it in the same round of the event loop."""
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self._grown.start()
+
+    def onSceneSettled(self):
+        """Takes up what a loaded scene says, and a volume that was loaded where none is chosen."""
+        if self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing():
+            self.initializeParameterNode()
+
     def initializeParameterNode(self):
         """Takes up the parameters of the scene; a volume that is shown is selected in a new one."""
         parameterNode = self.logic.getParameterNode()
@@ -135,7 +162,8 @@ class DBSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             from DBSAMSegmentLib.Mrml.Views import shownVolume
 
             parameterNode.volume = shownVolume(slicer.mrmlScene)
-        self.panel.setParameterNode(parameterNode)
+        if not self.panel.shows(parameterNode):
+            self.panel.setParameterNode(parameterNode)
 
     def onReload(self):
         """Drops the packages of this extension, as Slicer itself re-executes the module file only."""

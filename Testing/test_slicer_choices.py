@@ -47,16 +47,18 @@ def sizes(segmentation):
 
 
 def check(widget, node, checked):
-    from host.qt_module import qt
+    import qt
 
-    widget.ui.roiSelector.setCheckState(node, qt.Qt.Checked if checked else qt.Qt.Unchecked)
+    row = widget.panel.boxes._boxes.index(node)
+    widget.ui.boxList.item(row).setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
 
 
 def test_apply_becomes_possible_when_the_placed_box_was_drawn(panel):
     panel.ui.placeRoiButton.click()
     [roi] = panel.logic.getParameterNode().rois
     assert not panel.ui.applyButton.enabled
-    assert "Draw the box" in panel.ui.applyButton.toolTip
+    assert "waits for the box" in panel.ui.statusLabel.text
+    assert "Click one corner" in panel.ui.nextStepLabel.text
     roi.AddControlPoint(10, 8, 1)
     assert not panel.ui.applyButton.enabled  # a corner is no box yet
     roi.AddControlPoint(35, 30, 10)
@@ -130,7 +132,9 @@ def test_with_another_segmentation_the_run_makes_a_segment_of_the_boxs_name_ther
 def test_a_chosen_segment_is_written_to(panel):
     node = panel.logic.getParameterNode()
     node.segmentation = scenes.add_segmentation(slicer.mrmlScene, node.volume, ["a", "b"])
-    panel.ui.segmentSelector.setCurrentSegmentID("b")
+    combo = panel.ui.segmentCombo
+    assert [combo.itemText(index) for index in range(combo.count)] == ["New, named after the box", "a", "b"]
+    combo.setCurrentIndex(2)
     node.rois = [block_roi("liver")]
     apply(panel)
     found = sizes(node.segmentation)

@@ -46,6 +46,8 @@ class FileReaders:
         if kind == "VolumeFile":
             options = 1 if properties.get("labelmap") else 0
             node = slicer.modules.volumes.logic().AddArchetypeVolume(path, name, options)
+            if node is not None and properties.get("show", True):
+                self._show(node)
         elif kind == "SegmentationFile":
             node = slicer.modules.segmentations.logic().LoadSegmentationFromFile(path, True, name)
         elif kind == "MarkupsFile":
@@ -58,6 +60,15 @@ class FileReaders:
         if node is not None and loaded is not None:
             loaded.AddItem(node)
         return node is not None
+
+    def _show(self, node: Any) -> None:
+        """A volume that was loaded is shown in the slice views, unless the caller doesn't want that."""
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        if node.IsA("vtkMRMLLabelMapVolumeNode"):
+            selection.SetActiveLabelVolumeID(node.GetID())
+        else:
+            selection.SetActiveVolumeID(node.GetID())
+        slicer.app.applicationLogic().PropagateVolumeSelection(0)
 
     def fileWriterFileType(self, node: Any) -> str:
         return node.GetClassName()

@@ -1,6 +1,7 @@
-"""Stand-ins for the layout and its slice views: real slice nodes and logics, a real VTK interactor, no rendering.
+"""Stand-ins for the layout and its slice views: real slice nodes and logics, a real VTK interactor.
 
-A test moves the mouse by `view.interactor()`: `SetEventInformation(x, y)` and `LeftButtonPressEvent()`.
+A test moves the mouse by `view.interactor()`: `SetEventInformation(x, y)` and `LeftButtonPressEvent()`, and looks at
+what is drawn over the slice by `rendered`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,44 @@ import vtk
 from PySide6 import QtGui, QtWidgets
 
 from host.mrml_widgets import SceneAware, Widget
-from host.pythonqt import host_class
+from host.pythonqt import NotInStandIn, host_class
 from host.qt_module import qt
 from host.signals import emit
 
 _ORIENTATIONS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 _VIEW_SIZE = (256, 256)
+
+
+def rendered(sliceWidget: Any, background: tuple[float, float, float]) -> Any:
+    """What VTK draws over a slice, such as outlines, on a plain background: (rows from below, columns, 3) bytes.
+
+    Raises:
+        NotInStandIn: VTK has no GL here that needs no display.
+    """
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    if not hasattr(vtk, "vtkEGLRenderWindow"):
+        raise NotInStandIn("this VTK can't render without a display: colours in the views can't be told")
+    window, renderer = vtk.vtkEGLRenderWindow(), vtk.vtkRenderer()
+    window.SetOffScreenRendering(True)
+    window.SetSize(*_VIEW_SIZE)
+    renderer.SetBackground(*background)
+    window.AddRenderer(renderer)
+    props = sliceWidget.sliceView()._renderer.GetViewProps()
+    for index in range(props.GetNumberOfItems()):
+        renderer.AddViewProp(props.GetItemAsObject(index))
+    window.Render()
+    grabbed = vtk.vtkWindowToImageFilter()
+    grabbed.SetInput(window)
+    grabbed.ReadFrontBufferOff()
+    grabbed.Update()
+    image = grabbed.GetOutput()
+    pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(_VIEW_SIZE[1], _VIEW_SIZE[0], 3).copy()
+    for prop in list(renderer.GetViewProps()):
+        prop.ReleaseGraphicsResources(window)
+        renderer.RemoveViewProp(prop)
+    window.Finalize()
+    return pixels
 
 
 class qMRMLSliceView(Widget, SceneAware):

@@ -17,6 +17,12 @@ def newRoi(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLMarkupsROINode:
     return roiNode
 
 
+def boxesIn(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLMarkupsROINode]:
+    """The ROIs that are the user's, in the scene's order."""
+    boxes = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode", scene)
+    return [box for box in boxes if not box.GetHideFromEditors()]
+
+
 def newSegmentation(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
     """An empty segmentation on a volume's grid, under the volume's transform."""
     name = f"{volumeNode.GetName()} segmentation"
@@ -25,3 +31,23 @@ def newSegmentation(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRM
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     return node
+
+
+def removeIfEmpty(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Takes a segmentation without segments out of its scene, with its display; returns whether it did."""
+    scene = segmentationNode.GetScene()
+    if scene is None or segmentationNode.GetSegmentation().GetNumberOfSegments():
+        return False
+    removeWithHelpers(scene, segmentationNode)
+    return True
+
+
+def removeWithHelpers(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLNode) -> None:
+    """Removes a node with its display and storage nodes, which Slicer leaves in the scene."""
+    helpers = [node.GetStorageNode()] if hasattr(node, "GetStorageNode") else []
+    if hasattr(node, "GetNumberOfDisplayNodes"):
+        helpers += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    scene.RemoveNode(node)
+    for helper in helpers:
+        if helper is not None and scene.IsNodePresent(helper):
+            scene.RemoveNode(helper)

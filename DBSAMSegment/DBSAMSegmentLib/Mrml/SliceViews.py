@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # A view that is turned by less shows the volume's own slice as far as a user can see.
 LARGEST_ANGLE_DEGREES = 1.0
 AXIS_LETTERS = "IJK"
+# A corner that was clicked in a view lies in its plane, as nearly as single precision has it.
+_IN_PLANE_MM = 0.01
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,70 @@ def worldBoxOfSlice(
 
 def fitRoiToView(roiNode: slicer.vtkMRMLMarkupsROINode, sliceNode: slicer.vtkMRMLSliceNode) -> None:
     """Places an ROI in the middle of a view, turned as the view is, half as large as what it shows."""
-    fieldOfView = np.array(sliceNode.GetFieldOfView())
-    size = fieldOfView / 2
-    size[2] = min(size[0], size[1])
-    toWorld = arrayFromMatrix(sliceNode.GetSliceToRAS())
-    toWorld[:3, :3] /= np.linalg.norm(toWorld[:3, :3], axis=0)
-    setRoiInWorld(roiNode, toWorld, size)
+    matrix = _viewAxes(sliceNode)
+    width, height = np.array(sliceNode.GetFieldOfView())[:2] / 2
+    matrix[:, 3] = arrayFromMatrix(sliceNode.GetSliceToRAS())[:, 3]
+    setRoiInWorld(roiNode, matrix, np.array([width, height, min(width, height)]))
+
+
+def turnWithView(roiNode: slicer.vtkMRMLMarkupsROINode, sliceNodes: Sequence[slicer.vtkMRMLSliceNode]) -> None:
+    """Turns an ROI that is being drawn, corner by corner, as the view that it is drawn in.
+
+    Slicer spans a box along R, A and S between the two corners, which in an oblique view is not what was drawn.
+
+    Args:
+        roiNode: an ROI without a place yet.
+        sliceNodes: the views that it may be drawn in.
+    """
+    corners: list[np.ndarray] = []
+
+    def onCorner(*_: object) -> None:
+        if not corners:
+            corners.append(np.array(roiNode.GetNthControlPointPositionWorld(0)))
+            return
+        roiNode.RemoveObserver(tag)
+        corners.append(2 * np.array(roiNode.GetCenterWorld()) - corners[0])
+        for sliceNode in sliceNodes:
+            axes, plane = _viewAxes(sliceNode), arrayFromMatrix(sliceNode.GetSliceToRAS())
+            inView = (np.array(corners) - plane[:3, 3]) @ axes[:3, :3]
+            if np.abs(inView[:, 2]).max() > _IN_PLANE_MM or _isAlongRas(axes):
+                continue
+            width, height = np.abs(inView[1] - inView[0])[:2]
+            axes[:3, 3] = np.mean(corners, axis=0)
+            if width > 0 and height > 0:
+                setRoiInWorld(roiNode, axes, np.array([width, height, min(width, height)]))
+            return
+
+    tag = roiNode.AddObserver(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, onCorner)
+
+
+def _viewAxes(sliceNode: slicer.vtkMRMLSliceNode) -> np.ndarray:
+    """(4, 4) rotation with a view's axes in world, right-handed as boxes are; Slicer's axial view is left-handed."""
+    axes = np.eye(4)
+    columns = arrayFromMatrix(sliceNode.GetSliceToRAS())[:3, :3]
+    axes[:3, :3] = columns / np.linalg.norm(columns, axis=0)
+    if np.linalg.det(axes) < 0:
+        axes[:3, 2] *= -1
+    return axes
+
+
+def _isAlongRas(axes: np.ndarray) -> bool:
+    return bool((np.abs(axes[:3, :3]).max(axis=0) > 1 - 1e-6).all())
+
+
+def sliceOffset_mm(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int, index: int) -> float:
+    """Where a slice of a volume lies along its own normal in world, as Slicer's slice slider shows it.
+
+    The normal points to R, A or S, whichever it is nearest to.
+    """
+    geometry = volumeGeometry(volumeNode)
+    toWorld = matrixBetween(volumeNode, None) @ geometry.ijk_to_ras
+    normal = np.cross(toWorld[:3, (axis + 1) % 3], toWorld[:3, (axis + 2) % 3])
+    normal /= np.linalg.norm(normal)
+    normal *= np.sign(normal[np.abs(normal).argmax()])
+    ijk = np.array([0.0, 0.0, 0.0, 1.0])
+    ijk[axis] = index
+    return float(normal @ (toWorld @ ijk)[:3])
 
 
 def setRoiInWorld(roiNode: slicer.vtkMRMLMarkupsROINode, objectToWorld: np.ndarray, size_mm: np.ndarray) -> None:

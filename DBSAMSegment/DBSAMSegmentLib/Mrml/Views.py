@@ -32,12 +32,10 @@ def shownVolume(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | 
 
 
 def viewAlong(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int) -> tuple[Any, ViewedSlice] | None:
-    """The first view that shows slices along an axis of a volume, and the slice in it."""
-    for widget in sliceWidgets():
-        viewed = viewedSlice(widget.mrmlSliceNode(), volumeNode)
-        if viewed.axis == axis:
-            return widget, viewed
-    return None
+    """The first view that shows slices along an axis of a volume, and the slice in it; one that isn't turned if any."""
+    found = [(widget, viewedSlice(widget.mrmlSliceNode(), volumeNode)) for widget in sliceWidgets()]
+    along = [(widget, viewed) for widget, viewed in found if viewed.axis == axis]
+    return min(along, key=lambda one: not one[1].aligned, default=None)
 
 
 def isPlacing(scene: slicer.vtkMRMLScene) -> bool:
@@ -52,7 +50,7 @@ def startPlacingRoi(roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
     selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     interactionNode = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if selectionNode is None or interactionNode is None:
-        raise RuntimeError("This scene has no selection node, so that boxes can't be drawn: use Fit to view.")
+        raise RuntimeError("Boxes can't be drawn in this scene: use Fit to view.")
     selectionNode.SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsROINode")
     selectionNode.SetActivePlaceNodeID(roiNode.GetID())
     interactionNode.SetPlaceModePersistence(0)

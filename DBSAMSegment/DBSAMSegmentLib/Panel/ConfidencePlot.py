@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import qt
+from slicer.i18n import tr as _
 
 if TYPE_CHECKING:
     from dbsam.inference.segmenter import SliceReport
 
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 34, 6, 6, 20
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 44, 8, 6, 36
 _SURE, _UNSURE = 0.85, 0.6
 _GOOD, _FAIR, _POOR, _EMPTY = "#3a8f5c", "#d9a441", "#c4503f", "#9a9a9a"
+_TEXT, _GRID, _MARK = "#444444", "#b8b8b8", "#1a1a1a"
 
 
 def barColor(report: SliceReport) -> str:
@@ -24,6 +26,12 @@ def barColor(report: SliceReport) -> str:
     return _FAIR if report.predicted_iou >= _UNSURE else _POOR
 
 
+def weakestSlices(slices: Sequence[SliceReport], count: int = 4) -> list[SliceReport]:
+    """The slices to look at first: those that aren't green, the least sure of them first, empty ones last."""
+    weak = [report for report in slices if barColor(report) != _GOOD]
+    return sorted(weak, key=lambda report: (report.area_pixels == 0, report.predicted_iou, report.index))[:count]
+
+
 class ConfidencePlot(qt.QLabel):
     """Draws itself into a pixmap; a click on a bar calls `onSliceClicked` with the slice's index."""
 
@@ -32,17 +40,28 @@ class ConfidencePlot(qt.QLabel):
         self._onSliceClicked = onSliceClicked
         self._slices: list[SliceReport] = []
         self._current: int | None = None
-        self.setMinimumHeight(110)
+        self._axis = ""
+        self._offset_mm: Callable[[int], float] = float
+        self.setMinimumHeight(140)
         self.setMinimumWidth(120)
         self.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
-        self.toolTip = (
-            "Predicted overlap of each slice's mask: green sure, yellow fair or touching its box, red unsure, grey"
-            " empty. Click a bar to go to its slice."
+        self.toolTip = _(
+            "Confidence of each slice: the overlap with the true mask that the network predicts for its own. Green"
+            " sure, yellow fair or touching its box, red unsure, grey empty. Click a bar to go to its slice."
         )
 
-    def setSlices(self, slices: Sequence[SliceReport]) -> None:
-        """Shows the slices of a segment."""
+    def setSlices(
+        self, slices: Sequence[SliceReport], axis: str = "", offset_mm: Callable[[int], float] = float
+    ) -> None:
+        """Shows the slices of a segment.
+
+        Args:
+            slices: one report each.
+            axis: letter of the axis that the slices lie along.
+            offset_mm: where a slice lies along its normal, by its index.
+        """
         self._slices = sorted(slices, key=lambda report: report.index)
+        self._axis, self._offset_mm = axis, offset_mm
         self.draw()
 
     def setCurrentSlice(self, index: int | None) -> None:
@@ -61,25 +80,35 @@ class ConfidencePlot(qt.QLabel):
 
     def draw(self) -> None:
         """Renders the bars at the widget's present size."""
-        width, height = max(self.width, 60), max(self.height, 60)
+        width, height = max(self.width, 120), max(self.height, 100)
         pixmap = qt.QPixmap(width, height)
         pixmap.fill(qt.QColor("#ffffff"))
         painter = qt.QPainter()
         painter.begin(pixmap)
-        self._paint(painter, width, height)
+        self._paintScale(painter, width, height)
+        if self._slices:
+            self._paintBars(painter, width, height)
+        else:
+            painter.drawText(_MARGIN_LEFT + 8, height // 2, _("No result yet"))
         painter.end()
         self.setPixmap(pixmap)
 
-    def _paint(self, painter: qt.QPainter, width: int, height: int) -> None:
-        bottom, top = height - _MARGIN_BOTTOM, _MARGIN_TOP
-        painter.setPen(qt.QColor("#555555"))
+    def _paintScale(self, painter: qt.QPainter, width: int, height: int) -> None:
+        bottom = height - _MARGIN_BOTTOM
         for share in (0.0, 0.5, 1.0):
-            y = int(bottom - share * (bottom - top))
-            painter.drawText(2, y + 4, f"{share:.1f}")
+            y = int(bottom - share * (bottom - _MARGIN_TOP))
+            painter.setPen(qt.QColor(_GRID))
             painter.drawLine(_MARGIN_LEFT, y, width - _MARGIN_RIGHT, y)
-        if not self._slices:
-            painter.drawText(_MARGIN_LEFT + 8, (top + bottom) // 2, "No result yet")
-            return
+            painter.setPen(qt.QColor(_TEXT))
+            painter.drawText(18, y + 4, f"{share:.1f}")
+        painter.save()
+        painter.translate(12, (bottom + _MARGIN_TOP) // 2 + 34)
+        painter.rotate(-90)
+        painter.drawText(0, 0, _("Confidence"))
+        painter.restore()
+
+    def _paintBars(self, painter: qt.QPainter, width: int, height: int) -> None:
+        bottom, top = height - _MARGIN_BOTTOM, _MARGIN_TOP
         first, last = self._slices[0].index, self._slices[-1].index
         step = (width - _MARGIN_LEFT - _MARGIN_RIGHT) / (last - first + 1)
         for report in self._slices:
@@ -89,13 +118,27 @@ class ConfidencePlot(qt.QLabel):
             painter.fillRect(qt.QRect(left, bottom - tall, bar, tall), qt.QColor(barColor(report)))
             if report.touches_edge:
                 painter.fillRect(qt.QRect(left, top, bar, 3), qt.QColor(_FAIR))
-        if self._current is not None and first <= self._current <= last:
+        painter.setPen(qt.QColor(_TEXT))
+        self._paintTick(painter, first, _MARGIN_LEFT, bottom + 15, 0.0)
+        self._paintTick(painter, last, width - _MARGIN_RIGHT, bottom + 15, 1.0)
+        title = _("Slice along {axis} (mm)").format(axis=self._axis)
+        inside = self._current is not None and first <= self._current <= last
+        if inside:
+            here = _("slice {index}: {offset:.1f} mm").format(
+                index=self._current, offset=self._offset_mm(self._current)
+            )
+            title = f"{title} - {here}"
+        painter.drawText(_MARGIN_LEFT, height - 6, title)
+        if inside:
             x = int(_MARGIN_LEFT + (self._current - first + 0.5) * step)
-            painter.setPen(qt.QColor("#1a1a1a"))
+            painter.setPen(qt.QColor(_MARK))
             painter.drawLine(x, top, x, bottom)
-        painter.setPen(qt.QColor("#555555"))
-        painter.drawText(_MARGIN_LEFT, height - 5, str(first))
-        painter.drawText(width - _MARGIN_RIGHT - 8 * len(str(last)), height - 5, str(last))
+
+    def _paintTick(self, painter: qt.QPainter, index: int, x: int, y: int, share: float) -> None:
+        """A slice's index and place, from x to the right (share 0) or to the left (1)."""
+        text = f"{index} ({self._offset_mm(index):.1f} mm)"
+        length = painter.fontMetrics().boundingRect(text).width()
+        painter.drawText(int(x - share * length), y, text)
 
     def mousePressEvent(self, event: qt.QMouseEvent) -> None:
         """Goes to the slice under the mouse."""

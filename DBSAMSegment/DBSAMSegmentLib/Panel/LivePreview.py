@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import qt
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..Mrml.Requests import RunRequest
+from ..Mrml.SliceViews import AXIS_LETTERS
 from ..Mrml.Views import sliceWidgets, viewAlong
 from .SlicePreview import SlicePreview
 
@@ -33,6 +35,7 @@ class LivePreview:
         runner: computes.
         makeRequest: the request for one ROI as the panel is set now; raises ValueError where that can't be.
         onReleased: called with the ROI that the user let go of.
+        say: gets why no outline is shown; "" when one is.
     """
 
     def __init__(
@@ -40,10 +43,12 @@ class LivePreview:
         runner: SegmentationRunner,
         makeRequest: Callable[[slicer.vtkMRMLMarkupsROINode], tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]],
         onReleased: Callable[[slicer.vtkMRMLMarkupsROINode], None],
+        say: Callable[[str], None],
     ) -> None:
         self._runner = runner
         self._makeRequest = makeRequest
         self._onReleased = onReleased
+        self._say = say
         self._observed: list[tuple[slicer.vtkMRMLMarkupsROINode, int]] = []
         self._changed: slicer.vtkMRMLMarkupsROINode | None = None
         self._dropped: slicer.vtkMRMLMarkupsROINode | None = None
@@ -111,17 +116,24 @@ class LivePreview:
             self._pause.start()  # the newest box is taken up when the running preview has ended
             return
         self._changed = None
+        job, why = None, ""
         try:
             volumeNode, request = self._makeRequest(node)
-            found = viewAlong(volumeNode, request.snapshot.geometry.axis_index(request.axis))
-            if found is None:
-                return
-            index = found[1].index
-            job = self._runner.preview(request, index, lambda job: self._show(job, volumeNode, index))
+            axis = request.snapshot.geometry.axis_index(request.axis)
+            found = viewAlong(volumeNode, axis)
+            if found is None or not found[1].aligned:
+                why = _(
+                    "No view shows slices along {axis}, so nothing is outlined: turn one to the volume (Rotate to"
+                    " volume plane, in its menu)."
+                ).format(axis=AXIS_LETTERS[axis])
+            else:
+                index = found[1].index
+                job = self._runner.preview(request, index, lambda job: self._show(job, volumeNode, index))
+                if job is None:
+                    why = _("The slice in view lies outside the box, so nothing is outlined.")
         except ValueError as error:
-            logger.debug("No preview: %s", error)
-            self.outlines.clear()
-            return
+            why = str(error)
+        self._say(why)
         if job is None:
             self.outlines.clear()
             return
@@ -131,6 +143,7 @@ class LivePreview:
         self._job = None
         if job.error is not None:
             logger.warning("The preview failed: %s", job.error)
+            self._say(str(job.error))
         if job.error is not None or job.cancelled or job.cancel.cancelled or volumeNode.GetScene() is None:
             return
         self.outlines.show(job.result[0], index, volumeNode, sliceWidgets())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from .Dialogs import confirmed
 
@@ -36,6 +37,8 @@ TRAINING_REQUIREMENTS = {
     "matplotlib": "matplotlib>=3.8",
     "Pillow": "Pillow>=10",
 }
+# Where the user declined.
+NOT_INSTALLED = _("Nothing was installed, so nothing can be computed: you will be asked again at the next try.")
 _IMPORT_NAMES = {
     "segment-anything": "segment_anything",
     "lightning-fabric": "lightning_fabric",

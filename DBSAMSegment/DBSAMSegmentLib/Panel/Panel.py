@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +14,27 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from ..Mrml.BoxFill import BoxFill
 from ..Mrml.NodeRequests import requestOf
-from ..Mrml.Nodes import newRoi, newSegmentation
-from ..Mrml.SliceViews import fitRoiToView
+from ..Mrml.Nodes import newRoi, newSegmentation, removeIfEmpty
+from ..Mrml.Requests import sliceCount
+from ..Mrml.SceneEvents import SegmentGuard
+from ..Mrml.SliceViews import fitRoiToView, turnWithView
 from ..Mrml.Views import sliceWidgets, startPlacingRoi
 from ..Run.Predictors import requireWeights
+from .BoxList import BoxList
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
 from .Corrections import Corrections
 from .Dialogs import confirmed, errorsShown
+from .Durations import duration
 from .KeyBoxes import RoiKeyBoxes
 from .LivePreview import LivePreview
-from .Packages import ensurePackages, missingPackages
+from .NextStep import nextStep, whatIsMissing
+from .Packages import NOT_INSTALLED, ensurePackages, missingPackages
 from .ResultPanel import ResultPanel
 from .RunPanel import RunPanel
 from .SegmentChoice import SegmentChoice
+from .SegmentList import SegmentList
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +47,9 @@ if TYPE_CHECKING:
 
 Finished = Callable[["Job"], None]
 
-# Slices are prepared when nothing was changed for so long.
+# Slices are prepared when nothing was changed for so long, and the time that a run will take is told.
 _IDLE_MILLISECONDS = 1500
+_ESTIMATE_MILLISECONDS = 300
 
 
 class Panel(VTKObservationMixin):
@@ -59,11 +68,24 @@ class Panel(VTKObservationMixin):
         self._guiTag: Any = None
         self._report: RunReport | None = None
         runner = logic.runner
-        self.run = RunPanel(ui, runner, self._startRun, self._onDone, lambda: self._get("segmentation"))
+        self.run = RunPanel(
+            ui,
+            runner,
+            self._startRun,
+            self._onDone,
+            self._onRunChanged,
+            lambda: self._get("segmentation"),
+        )
         self.result = ResultPanel(ui, lambda: self._get("volume"), self._redoFrom, self._clearKeyBoxes)
-        self.segment = SegmentChoice(ui.segmentSelector, lambda: self._parameters, logic.getParameterNode)
+        self.segment = SegmentChoice(lambda: self._parameters, logic.getParameterNode)
+        self.segmentList = SegmentList(ui.segmentCombo, self.onSegmentChosen)
+        self.boxes = BoxList(ui.boxList, self.rois, self.onBoxesChecked)
+        self.fill = BoxFill()
+        self._guard: SegmentGuard | None = None
+        self._made: slicer.vtkMRMLSegmentationNode | None = None
+        self._watched: slicer.vtkMRMLSegmentationNode | None = None
         self.corrections = Corrections(lambda: self._parameters)
-        self.live = LivePreview(runner, self._liveRequest, self._onReleased)
+        self.live = LivePreview(runner, self._liveRequest, self._onReleased, self._onLive)
         self._combos = {
             "model": (ui.modelCombo, MODELS),
             "device": (ui.deviceCombo, DEVICES),
@@ -75,31 +97,39 @@ class Panel(VTKObservationMixin):
         for name, (combo, choices) in self._combos.items():
             fillCombo(combo, choices, lambda value, name=name: self._set(name, value))
         self._slots = (
-            (ui.roiSelector, "checkedNodesChanged()", self.onRoisChecked),
-            (ui.segmentSelector, "currentSegmentChanged(QString)", self.onSegmentChosen),
             (ui.placeRoiButton, "clicked()", self.onPlaceRoi),
             (ui.fitRoiButton, "clicked()", self.onFitRoi),
             (ui.weightsButton, "clicked()", self.onWeights),
         )
         for widget, signal, slot in self._slots:
             widget.connect(signal, slot)
-        self._idle = qt.QTimer()
-        self._idle.setSingleShot(True)
-        self._idle.setInterval(_IDLE_MILLISECONDS)
-        self._idle.connect("timeout()", self._prefetch)
+        self._idle = self._newTimer(_IDLE_MILLISECONDS, self._prefetch)
+        self._estimate = self._newTimer(_ESTIMATE_MILLISECONDS, self._onReadiness)
         self._updating = False
+        # A scene is saved as the user made it.
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartSaveEvent, lambda *_: self.fill.restore())
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.EndSaveEvent, self._updateFill)
 
     def close(self) -> None:
         """Ends timers, observers and connections; the logic is closed by its owner."""
         self.setParameterNode(None)
-        self._idle.stop()
-        self._idle.disconnect("timeout()", self._prefetch)
+        for timer, slot in ((self._idle, self._prefetch), (self._estimate, self._onReadiness)):
+            timer.stop()
+            timer.disconnect("timeout()", slot)
         for widget, signal, slot in self._slots:
             widget.disconnect(signal, slot)
+        if self._guard is not None:
+            self._guard.close()
         self.live.close()
+        self.boxes.close()
+        self.segmentList.close()
         self.result.close()
         self.run.close()
         self.removeObservers()
+
+    def shows(self, parameters: Any) -> bool:
+        """Whether the panel shows the parameters of this scene now."""
+        return self._parameters is not None and self._parameters.parameterNode is parameters.parameterNode
 
     def setParameterNode(self, parameters: Any) -> None:
         """Shows the parameters of a scene and writes to them from now on; None lets go of them."""
@@ -117,21 +147,21 @@ class Panel(VTKObservationMixin):
     def forgetScene(self) -> None:
         """Lets go of everything of a scene that is closed."""
         self.setParameterNode(None)
-        self._report = None
+        self._report = self._made = None
         self.result.show(None)
         self.segment.forget()
+        self.run.say("")
 
     def rois(self) -> list[slicer.vtkMRMLMarkupsROINode]:
         """The checked ROIs that still exist."""
         return [node for node in (self._get("rois") or []) if node is not None and node.GetScene() is not None]
 
-    def onRoisChecked(self) -> None:
-        """Takes over which ROIs are checked; corrected boxes stay with their ROI, and so does a box's segment."""
-        if self._updating or self._parameters is None:
+    def onBoxesChecked(self, chosen: list[slicer.vtkMRMLMarkupsROINode]) -> None:
+        """Takes over which boxes are checked; corrected boxes stay with their ROI, and so does a box's segment."""
+        if self._parameters is None:
             return
-        former, chosen = self.rois(), list(self.ui.roiSelector.checkedNodes())
         with slicer.util.NodeModify(self._parameters.parameterNode):
-            self.segment.check(former, chosen)
+            self.segment.check(self.rois(), chosen)
             self.corrections.check(chosen)
 
     def onSegmentChosen(self, segmentId: str) -> None:
@@ -143,6 +173,7 @@ class Panel(VTKObservationMixin):
         """Creates an ROI that the user draws in a slice view."""
         with errorsShown(_("The box can't be drawn.")):
             roiNode = newRoi(slicer.mrmlScene)
+            turnWithView(roiNode, [widget.mrmlSliceNode() for widget in sliceWidgets()])
             self._check(roiNode)
             startPlacingRoi(roiNode)
 
@@ -160,6 +191,7 @@ class Panel(VTKObservationMixin):
         """Opens the weights manager and takes up the model chosen there."""
         with errorsShown(_("The models can't be shown.")):
             if not ensurePackages(self.ui.weightsButton.window()):
+                self.run.say(NOT_INSTALLED)
                 return
             from .WeightsDialog import chooseModel
 
@@ -169,14 +201,15 @@ class Panel(VTKObservationMixin):
 
     def isReady(self) -> tuple[bool, str]:
         """Whether the parameters suffice for a run, and what is missing."""
-        volumeNode = self._get("volume")
-        if volumeNode is None or volumeNode.GetScene() is None:
-            return False, _("Choose a volume.")
-        if not self.rois():
-            return False, _("Place a box around the structure, or check one.")
-        if any(node.GetNumberOfDefinedControlPoints() == 0 or 0 in node.GetSize() for node in self.rois()):
-            return False, _("Draw the box in a slice view: click one corner, then the opposite one.")
-        return True, ""
+        missing = whatIsMissing(*self._state())
+        return not missing, missing
+
+    def _state(self) -> tuple[bool, bool, bool]:
+        """Whether there is a volume, a checked box, and whether all of these are drawn."""
+        volumeNode, rois = self._get("volume"), self.rois()
+        hasVolume = volumeNode is not None and volumeNode.GetScene() is not None
+        drawn = all(node.GetNumberOfDefinedControlPoints() > 0 and 0 not in node.GetSize() for node in rois)
+        return hasVolume, bool(rois), drawn
 
     def _startRun(
         self,
@@ -193,18 +226,46 @@ class Panel(VTKObservationMixin):
         if not self._mayReplace(request) or not confirm(self.logic.runner.estimateSeconds(request)):
             return None
         if segmentationNode is None:
-            segmentationNode = newSegmentation(parameters.volume)
+            segmentationNode = self._made = newSegmentation(parameters.volume)
             parameters.segmentation = segmentationNode
-        self.segment.start(roiNodes)
-        return self.logic.runner.start(
-            parameters.volume,
-            segmentationNode,
-            request,
-            mode=parameters.mode,
-            editorNode=self._editorNode(),
-            onFinished=onFinished,
-            onProgress=onProgress,
+        try:
+            self.segment.start(roiNodes)
+            job = self.logic.runner.start(
+                parameters.volume,
+                segmentationNode,
+                request,
+                mode=parameters.mode,
+                editorNode=self._editorNode(),
+                onFinished=onFinished,
+                onProgress=onProgress,
+            )
+        except Exception:
+            self._removeMade()
+            raise
+        self._guardSegments(segmentationNode, [prompt.segmentId for prompt in request.prompts])
+        return job
+
+    def _guardSegments(self, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentIds: list[str]) -> None:
+        """Stops the run when a segment that it is for is deleted."""
+        gone = _("The segment {name} was deleted, so the run was stopped; nothing was changed.")
+        self._guard = SegmentGuard(
+            segmentationNode, segmentIds, lambda name: self.run.cancelBecause(gone.format(name=name))
         )
+
+    def _onRunChanged(self) -> None:
+        """A run has begun or ended."""
+        if self.run.job is None:
+            if self._guard is not None:
+                self._guard.close()
+                self._guard = None
+            self._removeMade()
+        self._showNextStep()
+
+    def _removeMade(self) -> None:
+        """A segmentation that was made for a run leaves with it where nothing was written."""
+        if self._made is not None:
+            removeIfEmpty(self._made)
+            self._made = None
 
     def _mayReplace(self, request: RunRequest) -> bool:
         """Asks before a run replaces what was edited by hand since the segment's last run."""
@@ -257,6 +318,22 @@ class Panel(VTKObservationMixin):
         self.result.show(report if self.segment.isTarget() else None)
         if report is not None:
             self.segment.written([one.segmentId for one in report.segments], self.rois())
+        self._updateFill()
+        self._showNextStep()
+
+    def _onLive(self, message: str) -> None:
+        """Says why live mode outlines nothing."""
+        if self.run.job is None:
+            self.run.say(message)
+
+    def _updateFill(self, *_: Any) -> None:
+        """Boxes aren't filled while a result or live mode's outline is looked at."""
+        inView = self._parameters is not None and (self.result.report is not None or self._parameters.live)
+        self.fill.hideFor(self.rois() if inView else [])
+
+    def _showNextStep(self) -> None:
+        isRunning, hasResult = self.run.job is not None, self.result.report is not None
+        self.ui.nextStepLabel.text = nextStep(*self._state(), isRunning, hasResult)
 
     def _redoFrom(self, segment: SegmentReport, index: int, box_xyxy: list[float]) -> None:
         parameters, roiNode = self._parameters, self._roiOf(segment)
@@ -280,6 +357,7 @@ class Panel(VTKObservationMixin):
                 onFinished=onFinished,
                 onProgress=onProgress,
             )
+            self._guardSegments(parameters.segmentation, [segment.segmentId])
             self.segment.start([roiNode])
             self.corrections.set(roiNode, RoiKeyBoxes(segment.axis, boxes))
             return job
@@ -312,7 +390,8 @@ class Panel(VTKObservationMixin):
         return slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
 
     def _check(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
-        self.ui.roiSelector.setCheckState(roiNode, qt.Qt.Checked)
+        if roiNode not in self.rois():
+            self.onBoxesChecked([*self.rois(), roiNode])
 
     def _get(self, name: str) -> Any:
         return getattr(self._parameters, name) if self._parameters is not None else None
@@ -327,26 +406,54 @@ class Panel(VTKObservationMixin):
             return
         self._updating = True
         try:
+            self.segment.follow()
             if self._parameters is not None:
                 for name, (combo, _choices) in self._combos.items():
                     showChoice(combo, getattr(self._parameters, name))
-                chosen = self.rois()
-                for number in range(self.ui.roiSelector.nodeCount()):
-                    node = self.ui.roiSelector.nodeFromIndex(number)
-                    self.ui.roiSelector.setCheckState(node, qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
-                self.live.watch(chosen if self._parameters.live and self._canCompute() else [])
-            self.segment.show(enabled=len(self.rois()) <= 1)
-            wanted = self._report if self._parameters is not None and self.segment.isTarget() else None
-            if self._parameters is not None and self.result.report is not wanted:
-                self.result.show(wanted)
+                self.live.watch(self.rois() if self._parameters.live and self._canCompute() else [])
+            self.boxes.show()
+            self._watchSegments(self._get("segmentation"))
+            self._showSegments()
         finally:
             self._updating = False
         self._watchDrawing()
+        self._updateFill()
         self._onReadiness()
+
+    def _watchSegments(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Follows the segments of the chosen segmentation."""
+        if segmentationNode is self._watched:
+            return
+        self.removeObservers(self._showSegments)
+        self._watched = segmentationNode
+        events = (
+            slicer.vtkSegmentation.SegmentAdded,
+            slicer.vtkSegmentation.SegmentRemoved,
+            slicer.vtkSegmentation.SegmentModified,
+        )
+        for event in events if segmentationNode is not None else ():
+            self.addObserver(segmentationNode, event, self._showSegments)
+
+    def _showSegments(self, *_: Any) -> None:
+        """Offers the segments that there are, and shows the result of those."""
+        if self._parameters is None:
+            return
+        segmentationNode = self._parameters.segmentation
+        self.segmentList.show(segmentationNode, self.segment.segmentId(), enabled=len(self.rois()) <= 1)
+        wanted = self._report if self.segment.isTarget() else None
+        if wanted is not None:
+            segmentation = segmentationNode.GetSegmentation()
+            kept = [one for one in wanted.segments if segmentation.GetSegment(one.segmentId) is not None]
+            if len(kept) < len(wanted.segments):
+                wanted = self._report = replace(wanted, segments=kept) if kept else None
+        if self.result.report is not wanted:
+            self.result.show(wanted)
+            self._updateFill()
+            self._showNextStep()
 
     def _watchDrawing(self) -> None:
         """Follows the checked boxes, of which one may still have to be drawn."""
-        self.removeObservers(self._onReadiness)
+        self.removeObservers(self._onBoxChanged)
         markups = slicer.vtkMRMLMarkupsNode
         for node in self.rois():
             for event in (
@@ -354,15 +461,39 @@ class Panel(VTKObservationMixin):
                 markups.PointModifiedEvent,
                 vtk.vtkCommand.ModifiedEvent,
             ):
-                self.addObserver(node, event, self._onReadiness)
+                self.addObserver(node, event, self._onBoxChanged)
 
-    def _onReadiness(self, *_: Any) -> None:
-        """Shows whether Apply is possible, and prepares for it."""
-        self.run.setReady(*self.isReady())
+    def _onBoxChanged(self, *_: Any) -> None:
+        """Shows whether Apply is possible; how long it takes is told when the box is at rest."""
+        self.run.setReady(self.isReady()[1])
+        self._showNextStep()
+        self._estimate.start()
         if self._get("prefetch") and self.isReady()[0]:
             self._idle.start()
         else:
             self._idle.stop()
+
+    def _onReadiness(self) -> None:
+        """Shows whether Apply is possible, how long it will take, and prepares for it."""
+        self._onBoxChanged()
+        self._estimate.stop()
+        self.run.setReady(self.isReady()[1], self._outlook())
+
+    def _outlook(self) -> str:
+        """What is to be expected of a run; "" where that isn't known."""
+        if not self.isReady()[0]:
+            return ""
+        if not self._canCompute():
+            return _("At the first run you are asked to install what is missing.")
+        try:
+            request = self._request(self.rois())
+            return (
+                _("Apply will take about {time}.").format(time=duration(self.logic.runner.estimateSeconds(request)))
+                if sliceCount(request)
+                else _("The box lies outside the volume.")
+            )
+        except ValueError as error:
+            return str(error)
 
     def _canCompute(self) -> bool:
         """Whether a network can run without asking the user to install anything."""
@@ -376,3 +507,11 @@ class Panel(VTKObservationMixin):
             except ValueError as error:
                 logger.debug("Nothing was prepared: %s", error)
                 return
+
+    @staticmethod
+    def _newTimer(milliseconds: int, slot: Callable[[], None]) -> qt.QTimer:
+        timer = qt.QTimer()
+        timer.setSingleShot(True)
+        timer.setInterval(milliseconds)
+        timer.connect("timeout()", slot)
+        return timer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..Mrml.Geometry import roiBox, volumeGeometry
-from ..Mrml.SliceViews import AXIS_LETTERS, setRoiInWorld, showSlice, worldBoxOfSlice
+from ..Mrml.Nodes import removeWithHelpers
+from ..Mrml.SliceViews import AXIS_LETTERS, setRoiInWorld, showSlice, sliceOffset_mm, worldBoxOfSlice
 from ..Mrml.Views import sliceWidgets, viewAlong
-from .ConfidencePlot import ConfidencePlot
+from .ConfidencePlot import ConfidencePlot, weakestSlices
 from .Dialogs import errorsShown
 
 if TYPE_CHECKING:
+    from dbsam.inference.segmenter import SliceReport
+
     from ..Run.Reports import RunReport, SegmentReport
 
 
@@ -49,6 +53,7 @@ class ResultPanel:
         ui.plotContainer.layout().addWidget(self.plot)
         ui.resultCombo.connect("currentIndexChanged(int)", self._onSegmentChosen)
         ui.correctButton.connect("clicked()", self.onCorrect)
+        ui.weakestLabel.connect("linkActivated(QString)", self._onLink)
         ui.redoFromHereButton.connect("clicked()", self.onRedoFromHere)
         ui.clearKeyBoxesButton.connect("clicked()", self.onClearKeyBoxes)
         self.show(None)
@@ -58,6 +63,7 @@ class ResultPanel:
         self.endCorrection()
         self.ui.resultCombo.disconnect("currentIndexChanged(int)", self._onSegmentChosen)
         self.ui.correctButton.disconnect("clicked()", self.onCorrect)
+        self.ui.weakestLabel.disconnect("linkActivated(QString)", self._onLink)
         self.ui.redoFromHereButton.disconnect("clicked()", self.onRedoFromHere)
         self.ui.clearKeyBoxesButton.disconnect("clicked()", self.onClearKeyBoxes)
 
@@ -113,6 +119,7 @@ class ResultPanel:
         matrix, size = worldBoxOfSlice(volumeNode, segment.axis, index, nearest.box_xyxy)
         roiNode = volumeNode.GetScene().AddNewNodeByClass("vtkMRMLMarkupsROINode", f"Box on slice {index}")
         roiNode.SetSaveWithScene(False)
+        roiNode.SetHideFromEditors(True)  # it is no box to segment
         roiNode.CreateDefaultDisplayNodes()
         setRoiInWorld(roiNode, matrix, size)
         self._correction = (roiNode, index)
@@ -141,23 +148,31 @@ class ResultPanel:
             self._correction = None
             scene = roiNode.GetScene()
             if scene is not None:
-                displayNode = roiNode.GetDisplayNode()
-                scene.RemoveNode(roiNode)
-                if displayNode is not None and scene.IsNodePresent(displayNode):
-                    scene.RemoveNode(displayNode)
+                removeWithHelpers(scene, roiNode)
         self._update()
 
+    def _onLink(self, link: str) -> None:
+        self.goToSlice(int(link))
+
     def _onSegmentChosen(self, _index: int = 0) -> None:
-        segment = self.segment
-        self.plot.setSlices(segment.slices if segment is not None else [])
-        warnings = segment.warnings if segment is not None else []
-        self.ui.warningsLabel.text = "\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings)
-        if segment is not None:
+        segment, volumeNode = self.segment, self._currentVolume()
+        self.plot.setCurrentSlice(None)
+        if segment is None or volumeNode is None:
+            self.plot.setSlices([])
+            for label in (self.ui.weakestLabel, self.ui.warningsLabel, self.ui.intensityLabel):
+                label.text = ""
+        else:
+            offset_mm = partial(sliceOffset_mm, volumeNode, segment.axis)
+            self.plot.setSlices(segment.slices, AXIS_LETTERS[segment.axis], offset_mm)
+            self.ui.weakestLabel.text = weakestInWords(segment.slices)
+            self.ui.warningsLabel.text = "\n".join(one[0].upper() + one[1:] + "." for one in segment.warnings)
             intensity = segment.intensity
             text = _("Shown to the network: {low:g} to {high:g} ({name}; {reason})")
             self.ui.intensityLabel.text = text.format(
                 low=intensity.low, high=intensity.high, name=intensity.name, reason=intensity.reason
             )
+        for label in (self.ui.weakestLabel, self.ui.warningsLabel, self.ui.intensityLabel):
+            label.setVisible(bool(label.text))
         self._update()
 
     def _update(self) -> None:
@@ -165,6 +180,19 @@ class ResultPanel:
         self.ui.correctButton.enabled = hasResult
         self.ui.clearKeyBoxesButton.enabled = hasResult
         self.ui.redoFromHereButton.enabled = self._correction is not None
+
+
+def weakestInWords(slices: Sequence[SliceReport]) -> str:
+    """The slices to look at first, as links to their indices; "" where all are sure."""
+    words = []
+    for report in weakestSlices(slices):
+        why = _("confidence {share:.2f}").format(share=report.predicted_iou)
+        if report.area_pixels == 0:
+            why = _("empty")
+        elif report.touches_edge:
+            why += _(", touches its box")
+        words.append(f'<a href="{report.index}">{report.index}</a> ({why})')
+    return _("Look first at slices: {slices}").format(slices=", ".join(words)) if words else ""
 
 
 def boxOnSlice(

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from .Dialogs import confirmed, errorsShown
 from .Durations import duration, progressText
-from .Packages import ensurePackages
+from .Packages import NOT_INSTALLED, ensurePackages
 
 if TYPE_CHECKING:
     from dbsam.progress import Progress
@@ -34,6 +34,7 @@ class RunPanel:
         runner: computes and writes.
         startRun: starts what the panel is set to and returns its job; raises ValueError where that can't be.
         onDone: gets the report of a run that was written; None after undo and redo.
+        onChanged: called when a run has begun, and when one has ended, in whatever way.
         currentSegmentation: the segmentation that undo and redo are for.
     """
 
@@ -43,14 +44,16 @@ class RunPanel:
         runner: SegmentationRunner,
         startRun: Callable[[Callable[[Job], None], Callable[[Progress], None], Callable[[float], bool]], Job | None],
         onDone: Callable[[RunReport | None], None],
+        onChanged: Callable[[], None],
         currentSegmentation: Callable[[], slicer.vtkMRMLSegmentationNode | None],
     ) -> None:
         self.ui = ui
         self._runner = runner
         self._startRun = startRun
         self._onDone = onDone
+        self._onChanged = onChanged
         self._currentSegmentation = currentSegmentation
-        self._ready = (False, "")
+        self._missing = self._message = self._outlook = self._reason = ""
         self.job: Job | None = None
         ui.applyButton.connect("clicked()", self.onApply)
         ui.cancelButton.connect("clicked()", self.onCancel)
@@ -64,22 +67,27 @@ class RunPanel:
         self.ui.undoButton.disconnect("clicked()", self.onUndo)
         self.ui.redoButton.disconnect("clicked()", self.onRedo)
 
-    def setReady(self, ready: bool, reason: str) -> None:
-        """Says whether Apply is possible, and if not, why."""
-        self._ready = (ready, reason)
+    def setReady(self, missing: str, outlook: str = "") -> None:
+        """Says why Apply isn't possible; where it is ("" is missing), what is to be expected of it."""
+        self._missing, self._outlook = missing, outlook
+        self.update()
+
+    def say(self, message: str) -> None:
+        """Shows what has happened, until something else does."""
+        self._message = message
         self.update()
 
     def update(self) -> None:
-        """Shows what can be clicked now."""
-        ready, reason = self._ready
+        """Shows what can be clicked now, and why Apply can't."""
         idle = self.job is None
-        self.ui.applyButton.enabled = idle and ready
-        self.ui.applyButton.toolTip = _("Segment the boxes.") if ready else reason
+        self.ui.applyButton.enabled = idle and not self._missing
         self.ui.cancelButton.enabled = not idle
         segmentationNode = self._currentSegmentation()
         self.ui.undoButton.enabled = idle and self._runner.writer.canUndo(segmentationNode)
         self.ui.redoButton.enabled = idle and self._runner.writer.canRedo(segmentationNode)
         self.ui.progressBar.setVisible(not idle)
+        lines = [self._message, (self._missing or self._outlook) if idle else ""]
+        self.ui.statusLabel.text = "\n".join(line for line in lines if line)
 
     def onApply(self) -> None:
         """Segments; errors are shown once, in a dialog."""
@@ -89,35 +97,45 @@ class RunPanel:
         """Starts a run of any kind, unless one is running."""
         if self.job is not None:
             return
+        self._message = self._reason = ""
         with errorsShown(_("DB-SAM could not start.")):
             if self._runner.needsPackages and not ensurePackages(self.ui.applyButton.window()):
-                return
-            self.job = startRun(self._onFinished, self._onProgress, self._confirmLong)
-            if self.job is not None:
-                self.ui.progressBar.setRange(0, 0)
-                self.ui.statusLabel.text = _("Starting...")
+                self._message = NOT_INSTALLED
+            else:
+                self.job = startRun(self._onFinished, self._onProgress, self._confirmLong)
+        if self.job is not None:
+            self.ui.progressBar.setRange(0, 0)
+            self._message = _("Starting...")
+            self._onChanged()
         self.update()
 
     def onCancel(self) -> None:
         """Stops the run before its next slice; nothing is changed."""
         if self.job is not None:
             self.job.cancel.cancel()
-            self.ui.statusLabel.text = _("Cancelling...")
+            self.say(_("Cancelling..."))
+
+    def cancelBecause(self, reason: str) -> None:
+        """Stops the run, whose result isn't wanted any more, and tells why."""
+        if self.job is not None:
+            self._reason = reason
+            self.onCancel()
 
     def onUndo(self) -> None:
         """Takes back the last run; what was edited by hand since only if the user agrees."""
-        segmentationNode = self._currentSegmentation()
-        if self._mayStep(segmentationNode):
-            self._runner.undo(segmentationNode)
-            self._onDone(None)
-        self.update()
+        self._step(self._runner.undo)
 
     def onRedo(self) -> None:
         """Brings back what was undone; the same holds."""
+        self._step(self._runner.redo)
+
+    def _step(self, step: Callable[[slicer.vtkMRMLSegmentationNode], None]) -> None:
         segmentationNode = self._currentSegmentation()
-        if self._mayStep(segmentationNode):
-            self._runner.redo(segmentationNode)
-            self._onDone(None)
+        with errorsShown(_("This step could not be taken.")):
+            if self._mayStep(segmentationNode):
+                step(segmentationNode)
+                self._message = ""
+                self._onDone(None)
         self.update()
 
     def _mayStep(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
@@ -136,19 +154,22 @@ class RunPanel:
     def _onProgress(self, progress: Progress) -> None:
         self.ui.progressBar.setRange(0, progress.total)
         self.ui.progressBar.value = progress.done
-        self.ui.statusLabel.text = progressText(progress)
+        self.say(progressText(progress))
 
     def _onFinished(self, job: Job) -> None:
         self.job = None
         if job.cancelled:
-            self.ui.statusLabel.text = _("Cancelled; nothing was changed.")
+            self._message = self._reason or _("Cancelled; nothing was changed.")
         elif job.error is not None:
-            self.ui.statusLabel.text = str(job.error)
+            self._message = str(job.error)
             logger.error("The run failed", exc_info=job.error)
             slicer.util.errorDisplay(str(job.error), windowTitle="DB-SAM", parent=self.ui.applyButton.window())
         else:
             report: RunReport = job.result
             done = _("{count} segments in {time}.") if len(report.segments) != 1 else _("{count} segment in {time}.")
-            self.ui.statusLabel.text = done.format(count=len(report.segments), time=duration(report.seconds))
-            self._onDone(report)
+            self._message = done.format(count=len(report.segments), time=duration(report.seconds))
+            with errorsShown(_("The result could not be shown.")):
+                self._onDone(report)
+        with errorsShown(_("The panel could not be brought up to date.")):
+            self._onChanged()
         self.update()

@@ -11,19 +11,17 @@ Roi = slicer.vtkMRMLMarkupsROINode
 
 
 class SegmentChoice:
-    """The panel's segment selector, the parameter behind it, and the segments that boxes were written to.
+    """The parameter of the chosen segment, and the segments that boxes were written to; knows no widget.
 
     A choice belongs to one segmentation and one box: with another of either it ends, as the next run would otherwise
     replace a segment that it has nothing to do with.
 
     Args:
-        selector: the qMRMLSegmentSelectorWidget.
         parameters: the module's parameters; None while the panel shows none.
         sceneParameters: the same whether or not the panel is shown.
     """
 
-    def __init__(self, selector: Any, parameters: Callable[[], Any], sceneParameters: Callable[[], Any]) -> None:
-        self._selector = selector
+    def __init__(self, parameters: Callable[[], Any], sceneParameters: Callable[[], Any]) -> None:
         self._parameters = parameters
         self._sceneParameters = sceneParameters
         self._segmentation: slicer.vtkMRMLSegmentationNode | None = None
@@ -50,12 +48,9 @@ class SegmentChoice:
         return next((roi for roi in rois if self._written.get((segmentation, roi)) == segmentId), None)
 
     def choose(self, segmentId: str) -> None:
-        """Takes over what the selector says."""
-        parameters = self._parameters()
-        # Where the chosen segment was deleted, Slicer's selector offers the first one of the others by itself.
-        offered = parameters.segmentId and not self.segmentId()
+        """Takes over what the user chose."""
         self._ofRoi = None
-        parameters.segmentId = "" if offered else segmentId or ""
+        self._parameters().segmentId = segmentId
 
     def check(self, former: list[Roi], rois: list[Roi]) -> None:
         """Ends the choice where other boxes are checked than before, or than the one that it was written by."""
@@ -85,16 +80,12 @@ class SegmentChoice:
         self._target, self._rois, self._ofRoi = None, [], None
         self._written.clear()
 
-    def show(self, enabled: bool) -> None:
-        """Shows the parameters; segments of two segmentations may have the same ID."""
+    def follow(self) -> None:
+        """Ends the choice where another segmentation was chosen; segments of two may have the same ID."""
         parameters = self._parameters()
         former, self._segmentation = self._segmentation, parameters.segmentation if parameters is not None else None
-        if parameters is not None:
-            if former is not None and former is not self._segmentation:
-                parameters.segmentId = ""
-            self._selector.setCurrentNode(self._segmentation)
-            self._selector.setCurrentSegmentID(self.segmentId())
-        self._selector.enabled = enabled
+        if parameters is not None and former is not None and former is not self._segmentation:
+            parameters.segmentId = ""
 
     def _existing(self, segmentId: str) -> str:
         segmentation = self._parameters().segmentation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class MaskOutline:
         self._toXy.SetTransform(vtk.vtkTransform())
         mapper = vtk.vtkPolyDataMapper2D()
         mapper.SetInputConnection(self._toXy.GetOutputPort())
+        mapper.ScalarVisibilityOff()  # the mask's bytes would be taken for colours, of which 1 is black
         self.actor = vtk.vtkActor2D()
         self.actor.SetMapper(mapper)
         self.actor.GetProperty().SetColor(*_PREVIEW_COLOR)
@@ -42,9 +44,18 @@ class MaskOutline:
 
 
 class SlicePreview:
-    """Outlines of the same slice in all views that show it; they follow as the views are moved."""
+    """Outlines of the same slice in all views that show it; they follow as the views are moved.
 
-    def __init__(self) -> None:
+    Args:
+        onSeen: called when the outline is seen for the first time.
+
+    Attributes:
+        wasSeen: whether a view has shown the slice since the outline was made; an application without views shows none.
+    """
+
+    def __init__(self, onSeen: Callable[[], None] = lambda: None) -> None:
+        self._onSeen = onSeen
+        self.wasSeen = False
         self._outlines: list[tuple[Any, Any, MaskOutline]] = []
         self._observed: list[tuple[slicer.vtkMRMLSliceNode, int]] = []
 
@@ -61,6 +72,7 @@ class SlicePreview:
             Number of views with the outline now.
         """
         self.clear()
+        self.wasSeen = not sliceWidgets
         image = _maskImage(result, index)
         for sliceWidget in sliceWidgets:
             sliceNode = sliceWidget.mrmlSliceNode()
@@ -76,8 +88,12 @@ class SlicePreview:
                 outline: MaskOutline = outline,
                 view: Any = view,
             ) -> None:
-                outline.place(_planeToXy(result, index, volumeNode, sliceNode))
+                planeToXy = _planeToXy(result, index, volumeNode, sliceNode)
+                outline.place(planeToXy)
                 view.scheduleRender()
+                if planeToXy is not None and not self.wasSeen:
+                    self.wasSeen = True
+                    self._onSeen()
 
             self._observed.append((sliceNode, sliceNode.AddObserver(vtk.vtkCommand.ModifiedEvent, follow)))
             follow()

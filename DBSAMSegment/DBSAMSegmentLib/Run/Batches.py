@@ -12,6 +12,7 @@ import slicer
 
 from ..Mrml.Geometry import nodeName
 from ..Mrml.NodeRequests import requestOf
+from ..Mrml.Nodes import removeWithHelpers
 from .Reports import RunReport
 from .Runner import SegmentationError, SegmentationRunner
 
@@ -169,7 +170,7 @@ def runSequence(
         for value, node in results.items():
             output.SetDataNodeAtValue(node, value)
     finally:
-        _removeWithHelpers(scene, work)
+        removeWithHelpers(scene, work)
         browserNode.SetSelectedItemNumber(shown)
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
     browserNode.AddSynchronizedSequenceNode(output)
@@ -222,7 +223,7 @@ def _runCase(
         return result
     finally:
         for node in temporary:
-            _removeWithHelpers(runner.scene, node)
+            removeWithHelpers(runner.scene, node)
 
 
 def _split(
@@ -243,14 +244,3 @@ def _loaded(load: Callable[..., Any], path: str | Path, properties: dict[str, An
         raise SegmentationError(f"There is no file {path}.")
     path = str(Path(path).resolve())
     return load(path, properties) if properties is not None else load(path)
-
-
-def _removeWithHelpers(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLNode) -> None:
-    """Removes a node with its display and storage nodes, which Slicer leaves in the scene."""
-    helpers = [node.GetStorageNode()] if hasattr(node, "GetStorageNode") else []
-    if hasattr(node, "GetNumberOfDisplayNodes"):
-        helpers += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-    scene.RemoveNode(node)
-    for helper in helpers:
-        if helper is not None and scene.IsNodePresent(helper):
-            scene.RemoveNode(helper)
