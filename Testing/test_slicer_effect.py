@@ -11,6 +11,8 @@ import host
 import slicer
 import slicer_scene as scenes
 import vtk
+from DBSAMSegmentLib.Mrml.SliceViews import showSlice
+from DBSAMSegmentLib.Mrml.Views import sliceWidgets
 from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
 from slicer_stage import SHAPE, block_mask, block_roi, block_volume
@@ -53,7 +55,7 @@ def finish(effect, runner):
 def test_a_box_on_a_slice_is_previewed_applied_and_undone_by_the_editor(stage):
     _, _, segmentation, block, effect, runner = stage
     before = scenes.node_names(slicer.mrmlScene)
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     assert not segment(segmentation).any()
     effect.onApply()
@@ -71,13 +73,20 @@ def test_boxes_on_sagittal_and_coronal_slices_stay_on_their_slice(stage, axis):
     _, _, segmentation, block, effect, runner = stage
     index = (20, 18)[axis]
     box = ((7.5, 1.5, 30.5, 10.5), (9.5, 1.5, 36.5, 10.5))[axis]
-    effect.previewBox(axis, index, box)
+    preview(effect, axis, index, box)
     finish(effect, runner)
     effect.onApply()
     found = np.moveaxis(segment(segmentation), 2 - axis, 0)
     truth = np.moveaxis(block, 2 - axis, 0)
     assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [index]
     assert (found[index] != truth[index]).sum() <= 0.15 * truth[index].sum()
+
+
+def preview(effect, axis, index, box_xyxy):
+    """Moves a view to the slice, as only what was seen is written, and previews the box there."""
+    nodes = [widget.mrmlSliceNode() for widget in sliceWidgets()]
+    showSlice(nodes, effect._volume(), axis, index)
+    effect.previewBox(axis, index, box_xyxy)
 
 
 def press(effect, key):
@@ -89,12 +98,12 @@ def press(effect, key):
 
 def test_backspace_drops_the_preview_and_return_applies_it(stage):
     _, _, segmentation, _, effect, runner = stage
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     assert press(effect, "BackSpace")
     assert press(effect, "Return")
     assert not segment(segmentation).any()
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     assert not press(effect, "Escape")  # the Segment Editor's own
     assert press(effect, "Return")
@@ -125,6 +134,7 @@ def test_a_result_is_not_written_to_a_segment_that_was_selected_meanwhile(stage)
     assert not segment(segmentation).any()
     assert not segment(segmentation, "other").any()
     assert "Another segment" in effect.options.statusLabel.text
+    assert effect._reason  # it was stopped, not computed to its end
     editor.setCurrentSegmentID("target")
     effect.onApply()
     finish(effect, runner)
@@ -152,7 +162,7 @@ def test_the_outline_stays_on_its_slice_and_place_as_the_view_is_moved(stage):
     node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     node.SetOrientationToAxial()
     node.JumpSliceByCentering(22.5, 18.5, 5.0)
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     *_, outline = effect._outlines._outlines[0]
 
@@ -179,12 +189,12 @@ def test_masking_of_the_editor_is_respected(stage):
     node = effect.scriptedEffect.parameterSetNode()
     node.SetSourceVolumeIntensityMask(True)
     node.SetSourceVolumeIntensityMaskRange(1000, 2000)
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     effect.onApply()
     assert not segment(segmentation).any()
     node.SetSourceVolumeIntensityMaskRange(100, 2000)
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     effect.onApply()
     assert segment(segmentation)[5].sum() == pytest.approx(block[5].sum(), rel=0.1)
@@ -194,7 +204,7 @@ def test_masking_of_the_editor_is_respected(stage):
 def test_a_failing_network_changes_nothing_and_is_reported(stage):
     _, _, segmentation, _, effect, runner = stage
     runner.worker.predictors.predictor.fail_at = 0
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     effect.onApply()
     assert not segment(segmentation).any()
@@ -283,7 +293,7 @@ def test_masking_and_overwriting_are_slicers_rules(stage, maskMode, overwrite, l
     node.SetSourceVolumeIntensityMask(limits is not None)
     if limits is not None:
         node.SetSourceVolumeIntensityMaskRange(*limits)
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
     prompt = effect._preview[0].labelmap_KJI() > 0
     effect.onApply()
@@ -316,6 +326,113 @@ def test_weights_of_ones_own_can_be_named(stage):
     effect.scriptedEffect.setParameter("Model", "/somewhere/own.safetensors")
     effect.updateGUIFromMRML()
     assert effect.options.combos["Model"].currentText == "/somewhere/own.safetensors"
-    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
-    assert runner.worker.predictors.asked[-1][0] == "/somewhere/own.safetensors"
+    assert runner.predictors.asked[-1][0] == "/somewhere/own.safetensors"
+
+
+def test_another_volume_stops_a_run_at_once_and_says_so(stage):
+    _, volume, segmentation, _, effect, runner = stage
+    runner.worker.predictors.predictor.seconds_per_slice = 0.3
+    other = block_volume("other")
+    effect.scriptedEffect.setNodeReference("ROI", block_roi("roi"))
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    effect.onApply()
+    job = effect.job
+    editor = slicer.modules.segmenteditor.widgetRepresentation().editor
+    editor.setSourceVolumeNode(other)
+    assert job.cancel.cancelled
+    finish(effect, runner)
+    assert "Another volume was selected, so the run was stopped" in effect.options.statusLabel.text
+    assert "was changed while" not in effect.options.statusLabel.text
+    assert not segment(segmentation).any()
+    editor.setSourceVolumeNode(volume)
+    assert effect.options.applyButton.enabled
+
+
+def test_a_segment_that_is_deleted_in_a_run_is_named(stage):
+    _, _, segmentation, _, effect, runner = stage
+    runner.worker.predictors.predictor.seconds_per_slice = 0.3
+    effect.scriptedEffect.setNodeReference("ROI", block_roi("roi"))
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    segmentation.GetSegmentation().GetSegment("target").SetName("My liver")
+    effect.onApply()
+    job = effect.job
+    segmentation.GetSegmentation().RemoveSegment("target")
+    assert job.cancel.cancelled
+    finish(effect, runner)
+    assert "The segment My liver was deleted" in effect.options.statusLabel.text
+
+
+def test_what_no_view_has_shown_is_not_written(stage):
+    _, _, segmentation, _, effect, runner = stage
+    views = [widget.mrmlSliceNode() for widget in sliceWidgets()]
+    for node in views:
+        turned = vtk.vtkTransform()
+        turned.SetMatrix(node.GetSliceToRAS())
+        turned.RotateX(20)
+        turned.RotateY(20)
+        node.GetSliceToRAS().DeepCopy(turned.GetMatrix())
+        node.UpdateMatrices()
+    try:
+        effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+        finish(effect, runner)
+        assert press(effect, "Return")
+        assert not segment(segmentation).any()
+        assert not effect.options.applyButton.enabled
+        assert "No view shows the outline on slice K = 5" in effect.options.statusLabel.text
+        views[0].SetOrientationToAxial()
+        views[0].JumpSliceByCentering(22.5, 18.5, 5.0)
+        assert effect.options.applyButton.enabled
+        assert press(effect, "Return")
+        assert segment(segmentation)[5].any()
+    finally:
+        for node, orientation in zip(views, ("Axial", "Coronal", "Sagittal"), strict=True):
+            node.SetOrientation(orientation)
+
+
+def test_return_before_the_preview_is_there_applies_it_when_it_is(stage):
+    _, _, segmentation, _, effect, runner = stage
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
+    assert press(effect, "Return")
+    assert not segment(segmentation).any()
+    finish(effect, runner)
+    assert segment(segmentation)[5].any()
+    assert effect._preview is None
+
+
+def test_after_a_failed_writing_the_preview_stays_and_can_be_applied_again(stage, monkeypatch):
+    from DBSAMSegmentLib.Write import EffectWriting
+
+    shown, write = [], EffectWriting.writeThroughEffect
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: shown.append(text))
+    _, _, segmentation, _, effect, runner = stage
+    preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    monkeypatch.setattr(EffectWriting, "writeThroughEffect", lambda *arguments: 1 / 0)
+    effect.onApply()
+    assert "division by zero" in shown[0]
+    assert effect.options.applyButton.enabled
+    monkeypatch.setattr(EffectWriting, "writeThroughEffect", write)
+    effect.onApply()
+    assert segment(segmentation)[5].any()
+    monkeypatch.setattr(EffectWriting, "writeThroughEffect", lambda *arguments: 1 / 0)
+    effect.scriptedEffect.setNodeReference("ROI", block_roi("roi"))
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    effect.onApply()
+    finish(effect, runner)
+    assert len(shown) == 2
+    assert (effect.options.applyButton.enabled, effect.options.cancelButton.enabled) == (True, False)
+
+
+def test_the_effect_says_what_is_missing_and_what_it_applies_to(stage):
+    _, _, _, _, effect, _ = stage
+    assert effect.options.statusLabel.text == "Drag a box round the structure in a slice view."
+    effect.scriptedEffect.setParameter("Scope", "roi")
+    effect.updateGUIFromMRML()
+    assert effect.options.statusLabel.text == "Choose an ROI to segment all its slices."
+    import qt
+
+    labels = [label.text for label in effect.scriptedEffect.optionsFrame().findChildren(qt.QLabel)]
+    assert "Apply to:" in labels
+    assert "Segment:" not in labels

@@ -34,6 +34,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._outlines = None
         self._boxes = {}
         self._preview = None
+        self._fill = None
+        self._message = self._reason = ""
+        self._applyWhenSeen = False
+        self._jobVolume = self._jobTarget = self._guard = None
         self.job = None
 
     def clone(self):
@@ -79,18 +83,26 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         """Shows the parameters."""
         if self.options is None:
             return
-        idle = self.job is None
-        canApply = idle and (self._preview is not None or (self._scope() == "roi" and self._roi() is not None))
-        self.options.update(self._roi(), canApply, not idle or self._preview is not None)
+        if self._jobTarget is not None and self._target() != self._jobTarget:
+            self._stopBecause(
+                _("Another segment was selected, so the run was stopped; nothing was changed. Select it, apply again.")
+            )
+        idle, missing = self.job is None, self._missing()
+        self.options.update(self._roi(), idle and not missing, not idle or self._preview is not None)
+        lines = [self._message, missing if idle else ""]
+        self.options.statusLabel.text = "\n".join(line for line in lines if line)
 
     def updateMRMLFromGUI(self):
         """Nothing to do: the widgets write as they are changed."""
 
     def activate(self):
         """The effect was chosen."""
+        from DBSAMSegmentLib.Mrml.BoxFill import BoxFill
         from DBSAMSegmentLib.Panel.SlicePreview import SlicePreview
 
-        self._outlines = SlicePreview()
+        self._outlines = SlicePreview(self._onSeen)
+        self._fill = BoxFill(slicer.mrmlScene)
+        self._message = ""
         self.updateGUIFromMRML()
 
     def deactivate(self):
@@ -99,6 +111,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         for viewWidget, band in self._bands.items():
             self.scriptedEffect.removeActor2D(viewWidget, band.actor)
         self._bands = {}
+        if self._fill is not None:
+            self._fill.close()
+            self._fill = None
 
     def cleanup(self):
         """The effect is deleted."""
@@ -116,8 +131,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         """Placing an ROI must not deactivate the effect, which the base class would do."""
 
     def sourceVolumeNodeChanged(self):
-        """A box belongs to one volume."""
+        """A box belongs to one volume, and so does a run."""
+        if self.job is not None and self._volume() is not self._jobVolume:
+            self._stopBecause(_("Another volume was selected, so the run was stopped; nothing was changed."))
         self._drop()
+        self.updateGUIFromMRML()
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
         """Drags a box with the left button, Return applies, Backspace drops it; everything else stays Slicer's.
@@ -171,9 +189,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def onBoxDrawn(self, viewWidget, firstXy, secondXy):
         """Previews the box on the volume's slice under the view."""
         from DBSAMSegmentLib.Mrml.SliceViews import boxOfRectangle, describe
-        from DBSAMSegmentLib.Panel.Packages import ensurePackages
+        from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
+            self._status(NOT_INSTALLED)
             return
         viewed, box_xyxy = boxOfRectangle(viewWidget.mrmlSliceNode(), self._volume(), firstXy, secondXy)
         self._status("" if viewed.aligned else describe(viewed, self._volume()))
@@ -197,38 +216,49 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         request = sliceRequestOf(volumeNode, SliceBoxes(axis, {index: box_xyxy}), axis, **self._settings())
 
         def show(job):
-            self.job = None
+            from DBSAMSegmentLib.Mrml.Views import sliceWidgets
+            from DBSAMSegmentLib.Panel.Dialogs import errorsShown
+
+            self._ended()
             if job.error is not None:
                 self._status(str(job.error))
-            elif not job.cancelled and not job.cancel.cancelled and volumeNode.GetScene() is not None:
+            elif job.cancelled or job.cancel.cancelled or volumeNode.GetScene() is None:
+                self._status(self._reason)
+            else:
                 self._preview = (job.result[0], request)
-                from DBSAMSegmentLib.Mrml.Views import sliceWidgets
-
-                self._outlines.show(job.result[0], index, volumeNode, sliceWidgets())
+                with errorsShown(_("The outline can't be shown.")):
+                    self._fill.hideFor([self._roi()] if self._roi() is not None else [])
+                    self._outlines.show(job.result[0], index, volumeNode, sliceWidgets())
+                    if self._applyWhenSeen and self._outlines.wasSeen:
+                        self.onApply()
+            self._applyWhenSeen = False
             self.updateGUIFromMRML()
 
+        self._jobVolume, self._reason = volumeNode, ""
         self.job = self._runnerInUse().preview(request, index, show)
         if self.job is None:
             self._status(_("The box lies outside the volume."))
         self.updateGUIFromMRML()
 
     def onApply(self):
-        """Writes the preview, or segments all slices of the ROI."""
+        """Writes the preview, or segments all slices of the ROI; asked for too early, when the preview is there."""
         from DBSAMSegmentLib.Panel.Dialogs import errorsShown
 
         if self.job is not None:
+            self._applyWhenSeen = self._jobTarget is None
             return
         with errorsShown(_("DB-SAM could not segment.")):
-            if self._scope() == "roi" and self._roi() is not None:
+            if self._missing():
+                pass  # the status line says what
+            elif self._scope() == "roi" and self._roi() is not None:
                 self._startRoi()
-            elif self._preview is not None:
-                result, request = self._preview
+            elif self._write(*self._preview):
                 self._drop()
-                self._write(result, request)
         self.updateGUIFromMRML()
 
     def onCancel(self):
         """Stops the run or drops the preview; nothing is changed."""
+        self._applyWhenSeen = False
         if self.job is not None:
             self.job.cancel.cancel()
         self._drop()
@@ -236,11 +266,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _startRoi(self):
         from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+        from DBSAMSegmentLib.Mrml.SceneEvents import SegmentGuard
         from DBSAMSegmentLib.Panel.Dialogs import errorsShown
-        from DBSAMSegmentLib.Panel.Packages import ensurePackages
+        from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
         from DBSAMSegmentLib.Write.SegmentWriter import requireWritable
 
         if self._runner is None and not ensurePackages(self.options.applyButton.window()):
+            self._status(NOT_INSTALLED)
             return
         runner, roiNode, volumeNode = self._runnerInUse(), self._roi(), self._volume()
         axis = self._boxes.get("axis", "auto")
@@ -251,42 +283,45 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._drop()
 
         def finished(job):
-            self.job = None
+            self._ended()
+            if self.options is None:  # the effect was deleted
+                return
             self.options.progressBar.setVisible(False)
             if job.error is not None:
                 logger.error("The run failed", exc_info=job.error)
                 self._status(str(job.error))
             elif job.cancelled or job.cancel.cancelled:
-                self._status(_("Cancelled; nothing was changed."))
-            elif self._target() != target:
-                self._status(
-                    _("Another segment was selected meanwhile; nothing was changed. Select the right one, apply again.")
-                )
+                self._status(self._reason or _("Cancelled; nothing was changed."))
             else:
                 self._status("")
                 with errorsShown(_("The result could not be written.")):
                     self._write(job.result[0], request)
             self.updateGUIFromMRML()
 
+        gone = _("The segment {name} was deleted, so the run was stopped; nothing was changed.")
+        self._guard = SegmentGuard(target[0], [target[1]], lambda name: self._stopBecause(gone.format(name=name)))
+        self._jobVolume, self._jobTarget, self._reason = volumeNode, target, ""
         self.job = runner.compute(request, finished, self._onProgress, nodes=[volumeNode, target[0]])
         self.options.progressBar.setRange(0, 0)
         self.options.progressBar.setVisible(True)
 
     def _write(self, result, request):
-        """Gives the mask to the editor: one undo state, its masking, its overwrite mode."""
-        from DBSAMSegmentLib.Run.Reports import warningsOf
+        """Gives the mask to the editor: one undo state, its masking, its overwrite mode; returns whether it was."""
+        from DBSAMSegmentLib.Run.Runs import warningsOf
         from DBSAMSegmentLib.Write.EffectWriting import writeThroughEffect
 
         volumeNode, segmentationNode = self._volume(), self._segmentation()
         self._runnerInUse().requireCurrent(request, volumeNode, segmentationNode)
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
-            return
+            return False
         clipped, heldBack = writeThroughEffect(
             self.scriptedEffect, result, volumeNode, segmentationNode, self.scriptedEffect.parameter("Mode")
         )
         self._boxes = {}
         warnings = warningsOf(result.slices, clipped, heldBack)
         self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
+        self._fill.hideFor([self._roi()] if self._roi() is not None else [])
+        return True
 
     def _settings(self):
         names = {"model": "Model", "device": "Device", "intensity": "Intensity", "strategy": "Strategy"}
@@ -306,8 +341,44 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self._outlines.clear()
 
     def _status(self, text):
-        if self.options is not None:
-            self.options.statusLabel.text = text
+        """Says what has happened, beside why Apply is off."""
+        self._message = text
+        self.updateGUIFromMRML()
+
+    def _missing(self):
+        """Why there is nothing to apply; "" if there is."""
+        if self._scope() == "roi":
+            return "" if self._roi() is not None else _("Choose an ROI to segment all its slices.")
+        if self._preview is None:
+            return _("Drag a box round the structure in a slice view.")
+        if self._outlines.wasSeen:
+            return ""
+        from DBSAMSegmentLib.Mrml.SliceViews import AXIS_LETTERS
+
+        unseen = _(
+            "No view shows the outline on slice {axis} = {index}, so it isn't written: turn a view to the volume."
+        )
+        return unseen.format(axis=AXIS_LETTERS[self._boxes["axis"]], index=self._boxes["index"])
+
+    def _onSeen(self):
+        """A view shows the outline now."""
+        if self.job is None:
+            self.updateGUIFromMRML()
+
+    def _stopBecause(self, reason):
+        """Stops what runs, whose result isn't wanted any more."""
+        self._jobTarget = None
+        if self.job is not None and not self.job.cancel.cancelled:
+            self._reason = reason
+            self.job.cancel.cancel()
+            self._status(reason)
+
+    def _ended(self):
+        """The job is done, in whatever way."""
+        self.job = self._jobVolume = self._jobTarget = None
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def _band(self, viewWidget):
         from DBSAMSegmentLib.Effect.RubberBand import RubberBand

@@ -17,7 +17,7 @@ from ..Panel.Packages import ensurePackages
 SCOPES = (("slice", _("This slice")), ("roi", _("All slices of the ROI")))
 # Stored in the editor's parameter node: name -> (label, choices, default).
 CHOICES = {
-    "Scope": (_("Segment:"), SCOPES, "slice"),
+    "Scope": (_("Apply to:"), SCOPES, "slice"),
     "Mode": (_("Result:"), MODES, "add"),
     "Model": (_("Model:"), MODELS, "compact"),
     "Device": (_("Device:"), DEVICES, "auto"),

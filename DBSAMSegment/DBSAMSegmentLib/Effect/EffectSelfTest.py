@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from ..Mrml.SliceViews import showSlice
+from ..Mrml.Views import sliceWidgets
 from ..Run.Runner import SegmentationRunner
 from ..SelfTest import BRIGHT_INSIDE_BOX, brightBlockScene
 
@@ -25,6 +27,8 @@ def checkBoxOnSlice() -> None:
         editor.setActiveEffectByName("DB-SAM")
         effect = editor.activeEffect().self()
         effect.setRunner(runner)
+        # Only what was seen is written; where there is no view at all, as in a script, nothing can be.
+        showSlice([widget.mrmlSliceNode() for widget in sliceWidgets()], volumeNode, 2, 7)
         effect.previewBox(2, 7, (9.5, 7.5, 35.5, 29.5))
         runner.worker.waitFor(effect.job)
         assert not _segment(segmentationNode, segmentId, volumeNode).any(), "a preview must write nothing"

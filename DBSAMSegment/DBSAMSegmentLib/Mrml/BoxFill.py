@@ -8,10 +8,26 @@ import slicer
 
 
 class BoxFill:
-    """Switches the fill of boxes off and back to what it was; main thread only."""
+    """Switches the fill of boxes off and back to what it was; a scene is saved as the user made it.
 
-    def __init__(self) -> None:
+    Args:
+        scene: where the boxes are.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self._scene = scene
         self._hidden: list[slicer.vtkMRMLMarkupsDisplayNode] = []
+        self._tags = [
+            scene.AddObserver(slicer.vtkMRMLScene.StartSaveEvent, lambda *_: self._setFill(True)),
+            scene.AddObserver(slicer.vtkMRMLScene.EndSaveEvent, lambda *_: self._setFill(False)),
+        ]
+
+    def close(self) -> None:
+        """Fills all again that were filled before, and lets go of the scene."""
+        self.hideFor([])
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._tags = []
 
     def hideFor(self, roiNodes: Sequence[slicer.vtkMRMLMarkupsROINode]) -> None:
         """Shows these boxes without their fill, with outlines and handles; others get theirs back."""
@@ -25,6 +41,6 @@ class BoxFill:
                 if displayNode not in self._hidden:
                     self._hidden.append(displayNode)
 
-    def restore(self) -> None:
-        """Fills all again that were filled before."""
-        self.hideFor([])
+    def _setFill(self, visible: bool) -> None:
+        for displayNode in self._hidden:
+            displayNode.SetFillVisibility(visible)

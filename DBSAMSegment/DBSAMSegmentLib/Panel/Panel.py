@@ -80,7 +80,7 @@ class Panel(VTKObservationMixin):
         self.segment = SegmentChoice(lambda: self._parameters, logic.getParameterNode)
         self.segmentList = SegmentList(ui.segmentCombo, self.onSegmentChosen)
         self.boxes = BoxList(ui.boxList, self.rois, self.onBoxesChecked)
-        self.fill = BoxFill()
+        self.fill = BoxFill(slicer.mrmlScene)
         self._guard: SegmentGuard | None = None
         self._made: slicer.vtkMRMLSegmentationNode | None = None
         self._watched: slicer.vtkMRMLSegmentationNode | None = None
@@ -106,9 +106,6 @@ class Panel(VTKObservationMixin):
         self._idle = self._newTimer(_IDLE_MILLISECONDS, self._prefetch)
         self._estimate = self._newTimer(_ESTIMATE_MILLISECONDS, self._onReadiness)
         self._updating = False
-        # A scene is saved as the user made it.
-        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.StartSaveEvent, lambda *_: self.fill.restore())
-        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.EndSaveEvent, self._updateFill)
 
     def close(self) -> None:
         """Ends timers, observers and connections; the logic is closed by its owner."""
@@ -120,6 +117,7 @@ class Panel(VTKObservationMixin):
             widget.disconnect(signal, slot)
         if self._guard is not None:
             self._guard.close()
+        self.fill.close()
         self.live.close()
         self.boxes.close()
         self.segmentList.close()
@@ -326,7 +324,7 @@ class Panel(VTKObservationMixin):
         if self.run.job is None:
             self.run.say(message)
 
-    def _updateFill(self, *_: Any) -> None:
+    def _updateFill(self) -> None:
         """Boxes aren't filled while a result or live mode's outline is looked at."""
         inView = self._parameters is not None and (self.result.report is not None or self._parameters.live)
         self.fill.hideFor(self.rois() if inView else [])
