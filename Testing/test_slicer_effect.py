@@ -328,7 +328,7 @@ def test_weights_of_ones_own_can_be_named(stage):
     assert effect.options.combos["Model"].currentText == "/somewhere/own.safetensors"
     preview(effect, 2, 5, (9.5, 7.5, 36.5, 30.5))
     finish(effect, runner)
-    assert runner.predictors.asked[-1][0] == "/somewhere/own.safetensors"
+    assert runner.worker.predictors.asked[-1][0] == "/somewhere/own.safetensors"
 
 
 def test_another_volume_stops_a_run_at_once_and_says_so(stage):

@@ -12,7 +12,7 @@ import slicer
 import slicer_scene as scenes
 import vtk
 from slicer_stage import block_roi, block_volume, opened_module
-from threshold_predictor import ThresholdPredictor
+from threshold_worker import ThresholdSettings
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "Sample"
 
@@ -20,7 +20,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "Sample"
 @pytest.fixture
 def panel():
     """The opened module with a rule in place of a network, in an empty scene."""
-    with opened_module(ThresholdPredictor("slice", size=48)) as widget:
+    with opened_module(ThresholdSettings("slice", size=48)) as widget:
         yield widget
 
 
@@ -108,7 +108,7 @@ def test_a_first_run_that_comes_to_nothing_leaves_nothing(panel, monkeypatch, en
     before = scenes.node_names(slicer.mrmlScene)
     if ending == "refused":
         monkeypatch.setattr(panel.logic.runner, "compute", lambda *args, **options: 1 / 0)
-    predictor = panel.logic.runner.predictors.predictor
+    predictor = panel.logic.runner.worker.predictors.predictor
     predictor.seconds_per_slice, predictor.fail_at = (0.2, None) if ending == "cancelled" else (0.0, 1)
     panel.ui.applyButton.click()
     panel.ui.cancelButton.click() if ending == "cancelled" else None
@@ -137,8 +137,8 @@ def test_a_segment_that_is_deleted_in_a_run_stops_it_and_is_named(panel):
     node.volume, node.rois = block_volume(), [block_roi("liver")]
     apply(panel)
     node.segmentation.GetSegmentation().GetNthSegment(0).SetName("My liver")
-    panel.logic.runner.predictors.predictor.name = "slow"
-    panel.logic.runner.predictors.predictor.seconds_per_slice = 0.3
+    panel.logic.runner.worker.predictors.predictor.name = "slow"
+    panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.3
     panel.ui.applyButton.click()
     job = panel.panel.run.job
     host.process_events(0.1)

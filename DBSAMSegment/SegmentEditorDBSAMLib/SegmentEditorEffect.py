@@ -307,7 +307,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _write(self, result, request):
         """Gives the mask to the editor: one undo state, its masking, its overwrite mode; returns whether it was."""
-        from DBSAMSegmentLib.Run.Runs import warningsOf
+        from DBSAMSegmentLib.Run.Reports import warningsOf
         from DBSAMSegmentLib.Write.EffectWriting import writeThroughEffect
 
         volumeNode, segmentationNode = self._volume(), self._segmentation()
