@@ -179,3 +179,13 @@ def test_batches_from_a_device_equal_those_of_the_disk(store):
 def test_samples_on_a_gpu_leave_nothing_for_worker_processes():
     with pytest.raises(SettingError, match=r"run\.workers must be 0 with run\.store_on_gpu, not 2"):
         tiny_recipe(run__store_on_gpu=True, run__workers=2)
+
+
+def test_every_part_of_a_batch_holds_samples_of_every_data_set(store):
+    recipe = tiny_recipe(run__batch_size=32, run__gradient_accumulation_steps=2)
+    shares = [BatchDataset(store.folders, recipe, rank, 2).choose(7, part) for rank in (0, 1) for part in (0, 1)]
+    assert [set(store.dataset[positions].tolist()) for positions, _ in shares] == [{0, 1}] * 4
+    whole = BatchDataset(store.folders, tiny_recipe(run__batch_size=32), 0, 1).choose(7)
+    for n, values in enumerate(whole):
+        parts = torch.cat([share[n] for share in shares]).double()
+        torch.testing.assert_close(parts.flatten().sort().values, values.double().flatten().sort().values)

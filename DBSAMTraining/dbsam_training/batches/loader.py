@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -57,7 +58,7 @@ class BatchDataset(Dataset[Batch]):
         sampler, run = self._open()[1], self._recipe.run
         size = run.batch_size // (self._world * run.gradient_accumulation_steps)
         start = (self._rank * run.gradient_accumulation_steps + part) * size
-        share = slice(start, start + size)
+        share = np.sort(sampler.mixed(step)[start : start + size])
         return torch.from_numpy(sampler.batch(step)[share]), torch.from_numpy(sampler.draws(step)[share])
 
     def make(self, positions: Tensor, draws: Tensor) -> Batch:

@@ -12,7 +12,7 @@ from dbsam_training.recipe import DataOptions, OptimizerOptions, RunOptions
 from dbsam_training.store.format import TrainingStore
 
 # The first number of every generator's seed, so that streams of different purpose never meet.
-_ORDER, _SAMPLE, _DROPOUT = 1, 2, 3
+_ORDER, _SAMPLE, _DROPOUT, _MIX = 1, 2, 3, 4
 
 
 class Sampler:
@@ -62,6 +62,13 @@ class Sampler:
     def draws(self, step: int) -> NDArray[np.float32]:
         """The random numbers of each sample of a step, (batch_size, draws.COUNT)."""
         return np.random.default_rng([_SAMPLE, self.seed, step]).random((self.batch_size, COUNT), np.float32)
+
+    def mixed(self, step: int) -> NDArray[np.int64]:
+        """An order of the samples of a step in which they can be cut into parts.
+
+        `batch` has them by data set; batch norm must not see one data set in one part and another in the next.
+        """
+        return np.random.default_rng([_MIX, self.seed, step]).permutation(self.batch_size)
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self.indices))
