@@ -18,9 +18,10 @@ from training_cases import TINY_MODEL, tiny_recipe, tiny_store, write_pictures
 
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.weights.checkpoint import load_checkpoint
+from dbsam.weights.checkpoint import load_checkpoint, save_checkpoint
 from dbsam_training.batches.sampling import Sampler, learning_rate_at
 from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.recipe import with_run
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore
 from dbsam_training.store.prepare import prepare
@@ -383,3 +384,19 @@ def test_a_plain_sam_of_another_size_is_no_base(store, tmp_path):
     base = _exported_base(store, tmp_path, decoder_mlp_dim=24)
     with pytest.raises(SettingError, match=r"base.safetensors has another architecture .*mlp"):
         init_model(tiny_recipe(model__base=str(base)))
+
+
+def test_a_run_does_not_go_on_with_another_base_of_the_same_name(store, tmp_path):
+    base = _exported_base(store, tmp_path)
+    recipe = tiny_recipe(run__steps=2, run__validate_every=2, model__base=str(base))
+    train(recipe, [store], tmp_path / "run")
+    former = base.read_bytes()
+    model, info = load_checkpoint(base)
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.add_(1)
+    save_checkpoint(base, model, info)
+    with pytest.raises(SettingError, match=r"on other weights than '.*base\.safetensors' names now: their SHA-256"):
+        train(with_run(recipe, steps=3), [store], tmp_path / "run")
+    base.write_bytes(former)
+    train(with_run(recipe, steps=3), [store], tmp_path / "run")
+    assert read_state(tmp_path / "run/last.pt")["step"] == 3

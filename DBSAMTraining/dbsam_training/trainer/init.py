@@ -23,7 +23,7 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
 
     Returns:
         The network on the CPU, and what it stands on: "name", "sha256" (of a SAM file under the trained parts, else
-        None) and "datasets"; None for new weights.
+        None), "weights_sha256" (in every case), "licence" and "datasets"; None for new weights.
 
     Raises:
         SettingError: The base has another architecture.
@@ -43,7 +43,14 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
         start, _ = load_checkpoint(path)
         _take_over(model, start.state_dict(), recipe.model)
     credits = [asdict(credit) for credit in info.datasets]
-    return model, {"name": info.name, "sha256": sha256, "licence": info.licence, "datasets": credits}
+    weights_sha256 = sha256 or info.tensors_sha256
+    return model, {
+        "name": info.name,
+        "sha256": sha256,
+        "weights_sha256": weights_sha256,
+        "licence": info.licence,
+        "datasets": credits,
+    }
 
 
 def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) -> None:

@@ -142,6 +142,13 @@ class Run:
             raise SettingError(
                 f"{self.folder} holds a run on another store: name another output folder, or that store."
             )
+        then, base = state["provenance"]["base"], self.provenance["base"]
+        if then is not None and base is not None and then["weights_sha256"] != base["weights_sha256"]:
+            raise SettingError(
+                f"{self.folder} holds a run on other weights than {self.recipe.model.base!r} names now: their SHA-256 "
+                f"was {then['weights_sha256']} and is {base['weights_sha256']}. Bring the former weights back, or name "
+                "another output folder."
+            )
         if changed:
             logger.info("going on with other settings: %s", ", ".join(changed))
         try:
