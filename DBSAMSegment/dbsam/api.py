@@ -51,9 +51,11 @@ def load_predictor(
         DeviceError: This computer has no such device.
         ValueError: There is no such precision.
     """
+    from dbsam.inference.calibration import Calibration
     from dbsam.inference.device import choose_precision
     from dbsam.inference.predictor import ModelPredictor
     from dbsam.weights.load import load_model
+    from dbsam.weights.metadata import CheckpointError
 
     name = model if isinstance(model, str) else Path(model)
     base_name = base if base is None or isinstance(base, str) else Path(base)
@@ -62,7 +64,12 @@ def load_predictor(
     except ValueError as error:
         raise DeviceError(str(error)) from error
     logger.info("%s %s. %s", loaded.info.name, loaded.info.version, loaded.device_note)
-    return ModelPredictor(loaded.model, loaded.signature, choose_precision(precision, loaded.device), compiled)
+    try:
+        calibration = Calibration.from_metrics(loaded.info.metrics)
+    except ValueError as error:
+        raise CheckpointError(f"{loaded.info.name}: {error} Export or download the weights again.") from error
+    precision = choose_precision(precision, loaded.device)
+    return ModelPredictor(loaded.model, loaded.signature, precision, compiled, calibration)
 
 
 def segment(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.inference.calibration import Calibration
 from dbsam.preprocess.sampling import Region, box_region, network_input, slice_region
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class DecodedMasks:
 
     Attributes:
         logits: (N, h, w) over the embedding's region; positive inside.
-        predicted_iou: (N,), the decoder's own estimate of its masks' IoU.
+        predicted_iou: (N,), the decoder's own estimate of its masks' IoU, calibrated where the weights say how.
     """
 
     logits: NDArray[np.float32]
@@ -123,14 +124,23 @@ class ModelPredictor:
         precision: "float32", or "bfloat16" and "float16" where the device gains by it.
         compiled: Whether the image encoder is compiled by `torch.compile`, on CUDA with CUDA graphs. The first slices
             then take a minute or so; it needs a C++ compiler, or Triton on a GPU.
+        calibration: Corrects the decoder's own estimates of its masks' IoU.
     """
 
-    def __init__(self, model: DBSAM, signature: str, precision: str = "float32", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: DBSAM,
+        signature: str,
+        precision: str = "float32",
+        compiled: bool = False,
+        calibration: Calibration | None = None,
+    ) -> None:
         import torch
 
         self._dtype = getattr(torch, precision)
         self.model = _with_encoder_in(model, torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32)
         self.signature = f"{signature}:{precision}"
+        self.calibration = calibration
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
         self._encode: Callable[[Any, Any], EncodedImages] = self.model.encode
@@ -208,7 +218,10 @@ class ModelPredictor:
             ]
         with torch.inference_mode(), self._autocast():
             logits, predicted_iou = self.model.decode(embedding.encoded, *prompts)
-        return DecodedMasks(logits.float().cpu().numpy(), predicted_iou.float().cpu().numpy())
+        estimates = predicted_iou.float().cpu().numpy()
+        return DecodedMasks(
+            logits.float().cpu().numpy(), estimates if self.calibration is None else self.calibration(estimates)
+        )
 
     def _mask_prompt(self, logits: NDArray[np.float32]) -> Any:
         """Former logits (N, h, w) as the prompt encoder takes them: (N, 1, 4 grid, 4 grid)."""
