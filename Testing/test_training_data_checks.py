@@ -12,10 +12,10 @@ import SimpleITK as sitk
 from PIL import Image
 from training_cases import write_pictures
 
+from dbsam.io.images import read_image
 from dbsam_training.cli import main
 from dbsam_training.data.case import CaseError
 from dbsam_training.data.discover import find_sources
-from dbsam_training.data.images import read_image
 from dbsam_training.data.nnunet import RawDataset
 from dbsam_training.evaluate.baselines import BASELINES
 from dbsam_training.evaluate.evaluate import Settings, evaluate
@@ -292,11 +292,11 @@ def test_half_a_nifti_makes_a_case_unfit(tmp_path, file):
     folder = write_volumes(tmp_path / "Dataset001_V")
     path = folder / file
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(CaseError, match="is damaged: it does not hold all its voxels"):
+    with pytest.raises(CaseError, match="damaged: it does not hold all its voxels"):
         RawDataset(folder).read_case("v1")
 
 
 def test_a_compressed_nifti_beside_its_namesake_is_read_itself(tmp_path):
     write_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5)))
     write_nifti(tmp_path / "a.nii.gz", np.full((3, 4, 5), 7.0))
-    assert read_image([tmp_path / "a.nii.gz"]).array_KJI.max() == 7
+    assert read_image(tmp_path / "a.nii.gz").voxels.max() == 7

@@ -1,103 +1,168 @@
-"""Image files in and out: the only place that knows SimpleITK.
+"""Image files in and out, of every format: volumes, labelmaps and pictures.
 
-Files hold physical coordinates in LPS; everything that leaves this module is in RAS. Arrays are [k, j, i].
+Files hold physical coordinates in LPS or RAS; everything that leaves this module is in RAS. Arrays are [k, j, i].
 """
 
 from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
-from dbsam.io import png
-from dbsam.io.dicom import SlicePlace, check_stack
+from dbsam.io import dicom, itk_files, nifti, npz, pictures
 from dbsam.io.files import atomic_path
-from dbsam.io.itk_names import name_for_itk
-from dbsam.io.nifti import NIFTI_ENDINGS, is_truncated
+from dbsam.io.image_file import Choice, ImageFile, ImageFileError
+from dbsam.io.nifti import NIFTI_ENDINGS
+from dbsam.io.seg_nrrd import write_colour_nrrd
 from dbsam.preprocess.volume import Volume
 
-LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff")
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".npz", ".png", ".tif", ".tiff")
 """Labelmap files that are written: one file each, without loss, with the volume's geometry (2D formats: none)."""
 
 _FLAT_ENDINGS = (".png", ".tif", ".tiff")
-_PICTURE_ENDINGS = (*_FLAT_ENDINGS, ".jpg", ".jpeg")
 _LARGEST_COSINE = 1e-4  # of axes at right angles: files round directions, which moves no voxel by 0.1 mm
-_POSITION = "0020|0032"
+_LARGEST_FRACTION = 1e-3  # of labels that were stored as scaled numbers
 
 
-class ImageFileError(ValueError):
-    """A file or folder that cannot be read as one image; the message names it and says what to do."""
-
-
-@dataclass(frozen=True)
-class DicomSeries:
-    """One series in a DICOM folder.
-
-    Attributes:
-        uid: SeriesInstanceUID.
-        description: Modality and SeriesDescription, as far as the files tell.
-        files: Its files, in order of slice position.
-    """
-
-    uid: str
-    description: str
-    files: tuple[str, ...]
-
-
-def read_volume(path: str | os.PathLike[str], series_uid: str | None = None) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    series_uid: str | None = None,
+    *,
+    stack: int | None = None,
+    component: int | Literal["rgb"] | None = None,
+) -> Volume:
     """Read a volume or a 2D image.
 
     Args:
-        path: NRRD, NIfTI, MetaImage, PNG, JPEG, TIFF, a DICOM file or a DICOM folder. A 2D image becomes a volume of
-            one K-slice. Colour images keep red, green, blue; an alpha channel is dropped.
+        path: NRRD, NIfTI 1 or 2, MetaImage, PNG, JPEG, TIFF, BMP, GIF, WebP, `.npz` in MedSAM's form, a DICOM file or a
+            DICOM folder. A 2D image becomes a volume of one K-slice, turned as its orientation says. Colour images keep
+            red, green, blue; an alpha channel is dropped.
         series_uid: SeriesInstanceUID, or the start of it, where a DICOM folder holds several series.
+        stack: Number, from 1, of one of several stacks, times, echoes, frames or pages; the error that asks for one
+            lists them.
+        component: Number, from 1, of one of several values a voxel, or "rgb" where three are a colour and the file does
+            not say so.
 
     Returns:
         The voxels, (K, J, I) or (K, J, I, 3), with their geometry in RAS.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ImageFileError: Not an image, several series to choose from, missing slices, more than three dimensions.
+        ImageFileError: No image, a damaged one, one whose place cannot be known, or several and none is chosen.
+        MemoryError: It does not fit into memory.
     """
-    location = Path(path)
-    if not location.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder.")
-    if location.is_dir():
-        image = _read_series(_choose_series(location, series_uid))
-    else:
-        image = _read_file(location)
-    image = _three_dimensional(image, location)
-    voxels = _grey_or_rgb(sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel(), location)
-    is_picture = location.suffix.lower() in _PICTURE_ENDINGS  # what resolution they state is that of a print
-    return Volume(voxels, geometry_of(image), spacing_known=not is_picture)
+    image = read_image(path, Choice(stack, component, series_uid))
+    return Volume(image.voxels, image.geometry, spacing_known=image.spacing_known)
 
 
-def read_labelmap(path: str | os.PathLike[str]) -> tuple[NDArray[np.generic], ImageGeometry]:
-    """Read a labelmap: (K, J, I) integers and their grid.
+def read_labelmap(path: str | os.PathLike[str]) -> tuple[NDArray[np.integer[Any]], ImageGeometry]:
+    """Read a labelmap: (K, J, I) whole numbers of 0 and above, and their grid.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ImageFileError: Not an image of integers with one value a voxel.
+        ImageFileError: Not an image of whole numbers with one value a voxel.
     """
-    location = Path(path)
+    image = read_labels(path)
+    return image.voxels, image.geometry
+
+
+def read_image(path: str | os.PathLike[str], choice: Choice | None = None, as_labels: bool = False) -> ImageFile:
+    """Read an image of any format, see `read_volume`.
+
+    Args:
+        path: File or DICOM folder.
+        choice: Which one, where there are several.
+        as_labels: Keep the indices of a picture's palette instead of its colours.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ImageFileError: See `read_volume`.
+        MemoryError: It does not fit into memory.
+    """
+    location, choice = Path(path), choice or Choice()
     if not location.exists():
-        raise FileNotFoundError(f"{path}: no such file.")
-    image = _three_dimensional(_read_file(location), location)
-    labels = sitk.GetArrayFromImage(image)
-    if labels.ndim != 3:
-        raise ImageFileError(f"{path}: {labels.shape[-1]} values a voxel; a labelmap has one.")
-    rounded = np.rint(labels)
-    if not np.array_equal(rounded, labels):
-        raise ImageFileError(f"{path}: values are not whole numbers, so this is no labelmap.")
-    return rounded.astype(np.int32), geometry_of(image)
+        raise FileNotFoundError(f"{path}: no such file or folder.")
+    if location.is_dir():
+        return dicom.read_dicom(location, choice)
+    if choice.series_uid is not None and not dicom.is_dicom(location):
+        raise ImageFileError(f"{path}: a series is chosen, but this is no DICOM folder.")
+    if location.stat().st_size == 0:
+        raise ImageFileError(f"{path}: empty: it holds no byte. Copy or download it again.")
+    try:
+        if dicom.has_magic(location):
+            image = dicom.read_dicom(location, choice)
+        elif pictures.is_picture(location):
+            image = pictures.read_picture(location, choice, as_labels)
+        elif itk_files.is_nrrd(location):
+            image = itk_files.read_nrrd(location, choice)
+        elif npz.is_npz(location):
+            image = npz.read_npz(location, choice, as_labels)
+        elif nifti.is_nifti(location):
+            image = nifti.read_nifti(location, choice)
+        elif dicom.is_dicom(location):
+            image = dicom.read_dicom(location, choice)
+        elif itk_files.is_metaimage(location):
+            image = itk_files.read_metaimage(location, choice)
+        else:
+            raise ImageFileError(
+                f"{path}: not an image that can be read (NRRD, NIfTI, MetaImage, DICOM, PNG, JPEG, TIFF, BMP, GIF, "
+                "WebP, npz)."
+            )
+    except MemoryError as error:
+        if str(path) in str(error):
+            raise
+        raise MemoryError(f"{path}: too large for this computer's memory. {error}") from error
+    _refuse_no_numbers(location, image)
+    return image
+
+
+def read_labels(path: str | os.PathLike[str]) -> ImageFile:
+    """Read a labelmap: (K, J, I) integers of 0 and above, with its frame.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ImageFileError: See `read_labelmap`.
+    """
+    image = read_image(path, as_labels=True)
+    labels = image.voxels
+    if labels.ndim == 4:
+        if not (labels == labels[..., :1]).all():
+            raise ImageFileError(f"{path}: a colour image, whose values are no labels; one value a voxel is needed.")
+        labels = labels[..., 0]
+    if image.non_finite:
+        raise ImageFileError(f"{path}: {image.non_finite} NaN or infinite labels.")
+    if np.issubdtype(labels.dtype, np.floating):
+        whole = np.rint(labels)
+        if np.abs(labels - whole).max(initial=0) > _LARGEST_FRACTION:
+            value = labels[np.abs(labels - whole) > _LARGEST_FRACTION].flat[0]
+            raise ImageFileError(f"{path}: a label is {value}, which is not a whole number: this is no labelmap.")
+        labels = whole
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
+        raise ImageFileError(f"{path}: labels go from {labels.min()} to {labels.max()}; a label is 0 or more.")
+    return replace(image, voxels=labels.astype(np.int32))
+
+
+def input_files(path: str | os.PathLike[str]) -> list[Path]:
+    """All files that an input is made of: also the voxels of a detached header, and what lies in a DICOM folder."""
+    location = Path(path)
+    if location.is_dir():
+        return [location, *sorted(entry for entry in location.iterdir() if entry.is_file())]
+    if location.name.lower().endswith(nifti.PAIR_ENDINGS):
+        stem = location.name[: -len(next(end for end in nifti.PAIR_ENDINGS if location.name.lower().endswith(end)))]
+        ends = {f"{stem}{ending}".lower() for ending in nifti.PAIR_ENDINGS}
+        return sorted(entry for entry in location.parent.iterdir() if entry.name.lower() in ends)
+    if location.is_file() and (itk_files.is_nrrd(location) or itk_files.is_metaimage(location)):
+        return [location, *itk_files.data_files(location)]
+    return [location]
 
 
 def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generic], geometry: ImageGeometry) -> None:
@@ -105,7 +170,7 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
 
     Args:
         path: Ends in one of `LABELMAP_ENDINGS`. PNG and TIFF take one K-slice and have no geometry.
-        labelmap_KJI: Label values of the full grid.
+        labelmap_KJI: Label values of the full grid, or a mask of booleans.
         geometry: The volume's grid.
 
     Raises:
@@ -115,32 +180,41 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
     check_labelmap(path, geometry)
     if labelmap_KJI.shape != geometry.shape_KJI:
         raise ValueError(f"The labelmap has shape {labelmap_KJI.shape} (K, J, I), its grid {geometry.shape_KJI}.")
-    if labelmap_ending(path) in _FLAT_ENDINGS:
-        image = sitk.GetImageFromArray(labelmap_KJI[0])
+    if labelmap_KJI.dtype == np.bool_:
+        labelmap_KJI = labelmap_KJI.astype(np.uint8)
+    ending = labelmap_ending(path)
+    if ending == ".npz":
+        npz.write_npz(Path(path), labelmap_KJI, geometry)
+    elif ending in NIFTI_ENDINGS:
+        _write_nifti(path, labelmap_KJI, geometry)
     else:
-        image = sitk.GetImageFromArray(labelmap_KJI)
-        _set_geometry(image, geometry)
-    _write(path, image)
+        _write_with_itk(path, labelmap_KJI[0] if ending in _FLAT_ENDINGS else labelmap_KJI, geometry)
 
 
 def write_volume(path: str | os.PathLike[str], voxels_KJI: NDArray[np.generic], geometry: ImageGeometry) -> None:
     """Write a grey (K, J, I) or colour (K, J, I, 3) volume, atomically, in the lossless format of the ending.
 
     Raises:
-        ValueError: The volume is sheared, and the format is NIfTI.
+        ValueError: The volume is sheared, and the format is NIfTI; or it is in colour, and the format MetaImage.
         OSError: The file cannot be written, or not whole; a former one stays.
     """
     _refuse_shear(path, geometry)
-    image = sitk.GetImageFromArray(voxels_KJI, isVector=voxels_KJI.ndim == 4)
-    _set_geometry(image, geometry)
-    _write(path, image)
+    name = str(path).lower()
+    if name.endswith(NIFTI_ENDINGS):
+        _write_nifti(path, voxels_KJI, geometry)
+    elif voxels_KJI.ndim == 4 and name.endswith(".nrrd"):
+        write_colour_nrrd(path, voxels_KJI, geometry)
+    elif voxels_KJI.ndim == 4 and name.endswith(itk_files.METAIMAGE_ENDINGS):
+        raise ValueError(f"{path}: MetaImage does not say that three values are a colour; use .nrrd.")
+    else:
+        _write_with_itk(path, voxels_KJI, geometry)
 
 
 def write_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     """Write a grey (H, W) or colour (H, W, 3) picture, atomically."""
     if not str(path).lower().endswith(".png"):
         raise ValueError(f"{path}: pictures are written as .png.")
-    _write(path, sitk.GetImageFromArray(image, isVector=image.ndim == 3))
+    _write_with_itk(path, image, None)
 
 
 def labelmap_ending(path: str | os.PathLike[str]) -> str:
@@ -169,6 +243,16 @@ def check_labelmap(path: str | os.PathLike[str], geometry: ImageGeometry) -> Non
     _refuse_shear(path, geometry)
 
 
+def _refuse_no_numbers(path: Path, image: ImageFile) -> None:
+    kind = image.voxels.dtype
+    if not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating)):
+        raise ImageFileError(f"{path}: values of type {kind}, which are no grey values.")
+    try:
+        _ = image.geometry
+    except ValueError as error:
+        raise ImageFileError(f"{path}: its position cannot be used: {error}") from error
+
+
 def _refuse_shear(path: str | os.PathLike[str], geometry: ImageGeometry) -> None:
     axes = geometry.ijk_to_ras[:3, :3] / geometry.spacing_mm
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
@@ -180,22 +264,40 @@ def _refuse_shear(path: str | os.PathLike[str], geometry: ImageGeometry) -> None
         )
 
 
-def list_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
-    """The image series in a DICOM folder (its subfolders are not searched), largest first."""
-    found = []
-    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        found.append(DicomSeries(uid, _describe(files[0]), tuple(files)))
-    return sorted(found, key=lambda series: -len(series.files))
+def _write_nifti(path: str | os.PathLike[str], voxels_KJI: NDArray[Any], geometry: ImageGeometry) -> None:
+    """Write a file and read it back, because a disk may be full without a word."""
+    with atomic_path(path) as temporary:
+        try:
+            nifti.write_nifti(temporary, voxels_KJI, geometry)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+        _check_written(path, temporary, voxels_KJI)
 
 
-def geometry_of(image: sitk.Image) -> ImageGeometry:
-    """The RAS geometry of a SimpleITK image of three dimensions."""
-    ijk_to_lps = np.eye(4)
-    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    ijk_to_lps[:3, 3] = image.GetOrigin()
-    size_i, size_j, size_k = image.GetSize()
-    return ImageGeometry(LPS_FROM_RAS @ ijk_to_lps, (size_i, size_j, size_k))
+def _write_with_itk(path: str | os.PathLike[str], array: NDArray[Any], geometry: ImageGeometry | None) -> None:
+    """Write a file and read it back, because ITK's writers of PNG and TIFF do not tell when a disk is full."""
+    import SimpleITK as sitk
+
+    flat = array.ndim == 2 or geometry is None
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == (3 if flat else 4))
+    if geometry is not None and not flat:
+        _set_geometry(image, geometry)
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"{path}: cannot be written ({itk_files.last_line(str(error))}).") from error
+        _check_written(path, temporary, array)
+
+
+def _check_written(path: str | os.PathLike[str], temporary: Path, array: NDArray[Any]) -> None:
+    try:
+        found = read_image(temporary).voxels.squeeze()
+    except (ImageFileError, MemoryError):
+        found = None
+    wanted = array.squeeze()
+    if found is None or not np.array_equal(found, wanted, equal_nan=np.issubdtype(wanted.dtype, np.floating)):
+        raise OSError(f"{path}: cannot be written whole. Is the disk full, or the size of files limited?")
 
 
 def _set_geometry(image: sitk.Image, geometry: ImageGeometry) -> None:
@@ -204,143 +306,3 @@ def _set_geometry(image: sitk.Image, geometry: ImageGeometry) -> None:
     image.SetSpacing(spacing.tolist())
     image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(ijk_to_lps[:3, 3].tolist())
-
-
-def _write(path: str | os.PathLike[str], image: sitk.Image) -> None:
-    """Write a file and read it back, because ITK's writers of NIfTI, PNG and TIFF do not tell when a disk is full."""
-    with atomic_path(path) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(f"{path}: cannot be written ({_last_line(error)}).") from error
-        if not _holds(temporary, image):
-            raise OSError(f"{path}: cannot be written whole. Is the disk full, or the size of files limited?")
-
-
-def _holds(path: Path, image: sitk.Image) -> bool:
-    try:
-        found = _read_file(path)
-    except ImageFileError:
-        return False
-    # Zeros for NaN and infinity, because ITK's reader of NIfTI gives zeros for them.
-    # It also drops a last axis of one slice.
-    there, wanted = (
-        np.nan_to_num(sitk.GetArrayViewFromImage(each).squeeze(), nan=0, posinf=0, neginf=0) for each in (found, image)
-    )
-    return np.array_equal(there, wanted)
-
-
-def _read_file(path: Path) -> sitk.Image:
-    if path.name.lower().endswith(NIFTI_ENDINGS) and is_truncated(path):
-        raise ImageFileError(f"{path}: damaged: it does not hold all its voxels. Copy or download it again.")
-    try:
-        if png.is_grey_with_alpha(path):
-            return _read_grey_with_alpha(path)
-        with name_for_itk(path) as found:
-            return sitk.ReadImage(str(found))
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise ImageFileError(
-                f"{path}: sheared: its axes are not at right angles, which is not read from NIfTI. Save it as .nrrd, "
-                "or resample it, for instance by nibabel.processing.resample_to_output."
-            ) from error
-        raise ImageFileError(
-            f"{path}: not an image that can be read (NRRD, NIfTI, MHA, DICOM, PNG, JPEG, TIFF): {_last_line(error)}"
-        ) from error
-
-
-def _choose_series(folder: Path, series_uid: str | None) -> DicomSeries:
-    every = list_series(folder)
-    if not every:
-        raise ImageFileError(f"{folder}: no DICOM images in this folder; name the folder that holds the .dcm files.")
-    exact = [series for series in every if series.uid == series_uid]
-    chosen = exact or [series for series in every if series.uid.startswith(series_uid or "")]
-    if len(chosen) == 1:
-        return chosen[0]
-    listing = "\n".join(f"  {series.uid}  {len(series.files):4d} files  {series.description}" for series in every)
-    problem = "several series" if chosen else f"no series {series_uid}"
-    raise ImageFileError(f"{folder}: {problem}. Choose one by its UID, or the start of it (--series):\n{listing}")
-
-
-def _read_series(series: DicomSeries) -> sitk.Image:
-    _check_stack(series)
-    try:
-        return sitk.ReadImage(list(series.files)) if len(series.files) > 1 else sitk.ReadImage(series.files[0])
-    except RuntimeError as error:
-        raise ImageFileError(f"DICOM series {series.uid} cannot be read as one volume: {_last_line(error)}") from error
-
-
-def _check_stack(series: DicomSeries) -> None:
-    """Refuse what ITK would read with wrong positions; images without any position are taken as they come."""
-    headers = [_header(file) for file in series.files]
-    placed = any(header.HasMetaDataKey(_POSITION) or any(header.GetOrigin()) for header in headers)
-    if len(headers) < 2 or not placed or any(header.GetDimension() != 3 for header in headers):
-        return
-    places = [
-        SlicePlace(
-            file, np.array(header.GetOrigin()), np.reshape(header.GetDirection(), (3, 3)), header.GetSpacing()[:2]
-        )
-        for file, header in zip(series.files, headers, strict=True)
-    ]
-    try:
-        check_stack(places)
-    except ValueError as error:
-        raise ImageFileError(f"DICOM series {series.uid}: {error}") from error
-
-
-def _header(file: str) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ImageFileError(f"{file}: not a DICOM image that can be read: {_last_line(error)}") from error
-    return reader
-
-
-def _describe(file: str) -> str:
-    header = _header(file)
-    tags = ("0008|0060", "0008|103e")  # Modality, SeriesDescription
-    return " ".join(header.GetMetaData(tag).strip() for tag in tags if header.HasMetaDataKey(tag))
-
-
-def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:
-    dimension = image.GetDimension()
-    if dimension == 2:
-        return sitk.JoinSeries([image])
-    if dimension == 3:
-        return image
-    extra = image.GetSize()[3:]
-    if any(size != 1 for size in extra):
-        raise ImageFileError(
-            f"{path}: {dimension} dimensions with sizes {image.GetSize()}; save one frame as a volume of its own."
-        )
-    return sitk.Extract(image, [*image.GetSize()[:3], *[0] * len(extra)])
-
-
-def _grey_or_rgb(array: NDArray[np.generic], components: int, path: Path) -> NDArray[np.generic]:
-    if np.iscomplexobj(array):
-        raise ImageFileError(f"{path}: complex values; save the magnitude as a volume.")
-    if components == 1:
-        return array
-    if components == 2:  # grey with alpha
-        return np.ascontiguousarray(array[..., 0])
-    if components not in (3, 4):
-        raise ImageFileError(f"{path}: {components} values a voxel; grey (1) and colour (3) images can be segmented.")
-    color = np.ascontiguousarray(array[..., :3])
-    if color.dtype not in (np.uint8, np.uint16):
-        raise ImageFileError(f"{path}: colour values of type {color.dtype}; save them as 8-bit RGB.")
-    return color
-
-
-def _last_line(error: RuntimeError) -> str:
-    """What ITK complains about, without its stack of source files."""
-    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown reason."
-
-
-def _read_grey_with_alpha(path: Path) -> sitk.Image:
-    with tempfile.TemporaryDirectory(prefix="dbsam-") as folder:
-        disguised = Path(folder) / "grey.png"
-        disguised.write_bytes(png.disguise(path.read_bytes()))
-        return sitk.GetImageFromArray(png.grey_of(sitk.GetArrayFromImage(sitk.ReadImage(str(disguised)))))

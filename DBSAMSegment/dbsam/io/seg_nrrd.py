@@ -141,7 +141,23 @@ def write_segmentation(path: str | os.PathLike[str], segments: Sequence[Segment]
         "Segmentation_MasterRepresentation:=Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset:=0 0 0",
     ]
-    header = _nrrd_header(voxels, geometry, layer_count) + "".join(f"{field}\n" for field in fields) + "\n"
+    _write(path, _nrrd_header(voxels, geometry, layer_count) + "".join(f"{field}\n" for field in fields) + "\n", voxels)
+
+
+def write_colour_nrrd(path: str | os.PathLike[str], voxels: NDArray[np.generic], geometry: ImageGeometry) -> None:
+    """Write (K, J, I, 3) colours of 8 or 16 bits as an NRRD that says so, which SimpleITK's do not, atomically.
+
+    Raises:
+        ValueError: Values of another type.
+        OSError: The file cannot be written; a former one stays.
+    """
+    if voxels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: colours of type {voxels.dtype}; write them as uint8.")
+    stored = voxels.astype(voxels.dtype.newbyteorder("<"))
+    _write(path, _nrrd_header(stored, geometry, 3, "RGB-color") + "\n", stored)
+
+
+def _write(path: str | os.PathLike[str], header: str, voxels: NDArray[np.generic]) -> None:
     content = header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:
         try:
@@ -175,12 +191,15 @@ def _extent(inside: NDArray[np.bool_], offset_ijk: tuple[int, int, int]) -> str:
     return " ".join(map(str, limits.ravel().tolist()))
 
 
-def _nrrd_header(voxels: NDArray[np.generic], geometry: ImageGeometry, layer_count: int) -> str:
+def _nrrd_header(
+    voxels: NDArray[np.generic], geometry: ImageGeometry, values_per_voxel: int, kind_of_values: str = "list"
+) -> str:
     ijk_to_lps = LPS_FROM_RAS @ geometry.ijk_to_ras
     directions = [_vector(ijk_to_lps[:3, axis]) for axis in range(3)]
     sizes, kinds = [str(n) for n in geometry.dimensions_ijk], ["domain"] * 3
-    if layer_count > 1:
-        sizes, kinds, directions = [str(layer_count), *sizes], ["list", *kinds], ["none", *directions]
+    if values_per_voxel > 1:
+        sizes, directions = [str(values_per_voxel), *sizes], ["none", *directions]
+        kinds = [kind_of_values, *kinds]
     lines = [
         "NRRD0004",
         f"type: {'unsigned char' if voxels.dtype == np.uint8 else 'unsigned short'}",

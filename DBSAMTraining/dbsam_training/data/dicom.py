@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS
+from dbsam.io.image_file import ImageFile
+from dbsam.io.images import read_image
 from dbsam_training.data.folders import Contents, FolderSource
 from dbsam_training.data.label_ids import LabelIds
 from dbsam_training.schema import SettingError
@@ -56,9 +58,6 @@ class DicomFolder(FolderSource):
         return {name: self._series[name].patient or name for name in self._cases}
 
     def _read(self, paths: tuple[Path, ...]) -> Contents:
-        import highdicom
-        from pydicom import dcmread
-
         series = self._series[paths[0].parent.name]
         if len(series.drawn) != 1:
             shown = ": " + ", ".join(path.name for path in series.drawn) if series.drawn else ""
@@ -66,16 +65,15 @@ class DicomFolder(FolderSource):
         [drawn], slices = series.drawn, list(series.slices)
         if not slices:
             raise ValueError("the folder holds no image series")
-        image = highdicom.get_volume_from_series([dcmread(path) for path in slices], dtype=np.float32)
-        masks = _segments(drawn, image) if _facts(drawn)[0] == "SEG" else _contours(drawn, slices, image)
+        image = read_image(paths[0].parent)
+        grid = _highdicom_grid(image, slices[0])
+        masks = _segments(drawn, grid) if _facts(drawn)[0] == "SEG" else _contours(drawn, slices, grid)
         known = [name for name, _ in self.info.structures]
         if unknown := [name for name, _ in masks if name not in known]:
             raise ValueError(f"the structure {unknown[0]!r} is not in the labels of dataset.json")
-        labels, regions = overlaid(masks, image.spatial_shape)
-        affine = image.affine  # from (slice, row, column) to LPS
-        ijk_to_lps = np.column_stack([affine[:, 2], affine[:, 1], affine[:, 0], affine[:, 3]])
+        labels, regions = overlaid(masks, image.voxels.shape[:3])
         ordered = tuple((name, regions[name]) for name in known if regions.get(name))
-        return Contents(image.array, labels, LPS_FROM_RAS @ ijk_to_lps, ordered)
+        return Contents(image.voxels, labels, image.ijk_to_ras, ordered)
 
 
 def overlaid(
@@ -96,24 +94,38 @@ def overlaid(
     return labels, {name: tuple(label_id for label_id in ids.of(name) if label_id in present) for name in names}
 
 
-def _segments(path: Path, image: Any) -> _Masks:
+def _highdicom_grid(image: ImageFile, file: Path) -> Any:
+    """The image's grid as highdicom has it: from (slice, row, column) to LPS."""
+    from highdicom import VolumeGeometry
+    from pydicom import dcmread
+
+    columns = (LPS_FROM_RAS @ image.ijk_to_ras).T
+    return VolumeGeometry(
+        affine=np.column_stack([columns[2], columns[1], columns[0], columns[3]]),
+        spatial_shape=image.voxels.shape[:3],
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=dcmread(file, stop_before_pixels=True).get("FrameOfReferenceUID"),
+    )
+
+
+def _segments(path: Path, grid: Any) -> _Masks:
     import highdicom
 
     seg = highdicom.seg.segread(path)
     found = []
     for number in seg.segment_numbers:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
-        found.append((seg.get_segment_description(number).segment_label, volume.match_geometry(image).array > 0))
+        found.append((seg.get_segment_description(number).segment_label, volume.match_geometry(grid).array > 0))
     return found
 
 
-def _contours(path: Path, slices: list[Path], image: Any) -> _Masks:
+def _contours(path: Path, slices: list[Path], grid: Any) -> _Masks:
     from pydicom import dcmread
     from rt_utils import RTStruct
 
     headers = [dcmread(file, stop_before_pixels=True) for file in slices]
-    headers.sort(key=lambda header: float(np.dot(header.ImagePositionPatient, image.unit_vectors()[0])))
-    _, rows, columns = image.spatial_shape
+    headers.sort(key=lambda header: float(np.dot(header.ImagePositionPatient, grid.unit_vectors()[0])))
+    _, rows, columns = grid.spatial_shape
     for header in headers:
         header.Rows = header.Columns = max(rows, columns)  # rt-utils mixes the two up, so give it a square
     drawing = RTStruct(headers, dcmread(path))

@@ -114,11 +114,6 @@ class FolderSource(ABC):
             yield Structure(title, name, np.isin(case.labels_KJI, ids))
 
 
-def lps_affine(spacing_xyz: Sequence[float]) -> NDArray[np.float64]:
-    """The affine to RAS of an image whose axes run to the left, back and top."""
-    return LPS_FROM_RAS @ np.diag([*spacing_xyz, 1.0])
-
-
 def _read_info(folder: Path, structures: Sequence[str]) -> tuple[DatasetInfo, bool]:
     path = folder / "dataset.json"
     content = _read_json(path) if path.is_file() else {}

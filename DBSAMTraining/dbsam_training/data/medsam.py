@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.data.folders import Contents, FolderSource, lps_affine
+from dbsam.io.images import read_image, read_labels
+from dbsam_training.data.folders import Contents, FolderSource
 
 
 class MedSamNpz(FolderSource):
@@ -25,14 +26,8 @@ class MedSamNpz(FolderSource):
         return {path.stem: (path,) for path in self.folder.glob("*.npz")}
 
     def _read(self, paths: tuple[Path, ...]) -> Contents:
-        with np.load(paths[0], allow_pickle=False) as file:
-            if "imgs" in file:
-                images, labels = file["imgs"], file["gts"]
-                affine = lps_affine(file["spacing"].tolist()) if "spacing" in file else None
-                return Contents(images, _whole(labels), affine)
-            if "img" in file:
-                return Contents(file["img"][np.newaxis], _whole(file["gt"])[np.newaxis], None)
-            raise ValueError(f"{paths[0].name} holds {sorted(file)}, not imgs and gts, or img and gt")
+        image, labels = read_image(paths[0]), read_labels(paths[0])
+        return Contents(image.voxels, labels.voxels, image.ijk_to_ras if image.spacing_known else None)
 
 
 class MedSamNpy(FolderSource):

@@ -28,9 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
+from dbsam.io.image_file import ImageFile
+from dbsam.io.images import read_labels
 from dbsam_training.data.case import Case, CaseError, Structure
 from dbsam_training.data.dataset_info import DatasetInfo
-from dbsam_training.data.images import ImageFile, read_image, read_labels, same_grid
+from dbsam_training.data.images import read_channels, same_grid
 from dbsam_training.data.splits import made_split, patients_of, stated_split
 from dbsam_training.schema import SettingError
 
@@ -118,19 +120,19 @@ class RawDataset:
         """
         image_paths, label_path = self._files_of(name)
         try:
-            image = read_image(image_paths)
+            image = read_channels(image_paths)
             labels = read_labels(label_path)
         except (RuntimeError, ValueError, OSError) as error:
             raise CaseError(name, f"unreadable: {_first_line(error)}") from error
-        if image.array_KJI.shape[:3] != labels.array_KJI.shape:
+        if image.voxels.shape[:3] != labels.voxels.shape:
             raise CaseError(
                 name,
-                f"image has K,J,I = {image.array_KJI.shape[:3]}, labels have {labels.array_KJI.shape}: they must agree",
+                f"image has K,J,I = {image.voxels.shape[:3]}, labels have {labels.voxels.shape}: they must agree",
             )
-        shape_KJI = labels.array_KJI.shape
-        problems, faults = self._problems(image, labels.array_KJI), []
+        shape_KJI = labels.voxels.shape
+        problems, faults = self._problems(image, labels.voxels), []
         if image.non_finite:
-            faults.append(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
+            faults.append(f"{image.non_finite} of {image.voxels.size} voxels are NaN or infinite")
         if image.spacing_known and labels.spacing_known:
             if not same_grid(image.ijk_to_ras, labels.ijk_to_ras, shape_KJI):
                 faults.append("image and labels have different positions, directions or spacings (affines)")
@@ -145,10 +147,10 @@ class RawDataset:
         ijk_to_ras = image.ijk_to_ras if spacing_known or not flat else LPS_FROM_RAS
         return Case(
             name=name,
-            voxels_KJI=image.array_KJI,
+            voxels_KJI=image.voxels,
             geometry=ImageGeometry(ijk_to_ras=ijk_to_ras, dimensions_ijk=(shape_KJI[2], shape_KJI[1], shape_KJI[0])),
-            labels_KJI=labels.array_KJI,
-            spacing_ijk_mm=image.spacing_ijk_mm if spacing_known or not flat else None,
+            labels_KJI=labels.voxels,
+            spacing_ijk_mm=image.spacing_mm if spacing_known or not flat else None,
             dimension=2 if flat else 3,
             problems=(*problems, *faults),
             faults=tuple(faults),

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.io.images import read_image, read_labels
+from dbsam.io.pictures import PICTURE_ENDINGS
 from dbsam_training.data.folders import Contents, FolderSource
-from dbsam_training.data.images import PICTURE_ENDINGS, read_image, read_labels, same_grid
+from dbsam_training.data.images import same_grid
 
-ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", *PICTURE_ENDINGS)
+ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", *PICTURE_ENDINGS)
+IDS_MAY_BE_SMOOTHED = tuple(ending for ending in PICTURE_ENDINGS if not ending.startswith(".tif"))
 LABEL_MARKS = ("_segmentation", "_label", "-label", "_labels", "_mask", "_seg", "_gt")
 MOST_UNNAMED_IN_PICTURE = 16
 MOST_GREY_LEVELS, BRIGHT = 3, 128
@@ -38,15 +41,15 @@ class VolumeFolder(FolderSource):
         return sorted(_images_and_labels(self.folder)[0].keys() - self._cases.keys())
 
     def _read(self, paths: tuple[Path, ...]) -> Contents:
-        image, labels = read_image([paths[0]]), read_labels(paths[1])
+        image, labels = read_image(paths[0]), read_labels(paths[1])
         both_placed = image.spacing_known and labels.spacing_known
-        if both_placed and not same_grid(image.ijk_to_ras, labels.ijk_to_ras, labels.array_KJI.shape):
+        if both_placed and not same_grid(image.ijk_to_ras, labels.ijk_to_ras, labels.voxels.shape):
             raise ValueError("image and label file have different positions, directions or spacings")
         if image.non_finite:
-            raise ValueError(f"{image.non_finite} of {image.array_KJI.size} voxels are NaN or infinite")
-        if not self.labels_are_named and paths[1].suffix.lower() in PICTURE_ENDINGS:
-            _refuse_smoothed(labels.array_KJI)
-        return Contents(image.array_KJI, labels.array_KJI, image.ijk_to_ras if image.spacing_known else None)
+            raise ValueError(f"{image.non_finite} of {image.voxels.size} voxels are NaN or infinite")
+        if not self.labels_are_named and paths[1].suffix.lower() in IDS_MAY_BE_SMOOTHED:
+            _refuse_smoothed(labels.voxels)
+        return Contents(image.voxels, labels.voxels, image.ijk_to_ras if image.spacing_known else None)
 
 
 def _refuse_smoothed(mask: NDArray[np.integer]) -> None:

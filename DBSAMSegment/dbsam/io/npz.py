@@ -1,0 +1,74 @@
+"""`.npz` in the form of MedSAM and LiteMedSAM: arrays by name, with spacing but without position.
+
+In: `imgs` (D, H, W), `spacing` (x, y, z) in mm if it is there; of a picture `img` or `imgs` (H, W) or (H, W, 3). Labels
+are `gts`, `gt` or `segs`. Out: `segs` and `spacing`. Slices lie along K, rows along J; as there is no position, axes
+run to the left, the back and the top from 0.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
+from dbsam.io.files import atomic_path
+from dbsam.io.image_file import Choice, ImageFile, ImageFileError, chosen_component, refuse_component
+
+_IMAGES, _LABELS = ("imgs", "img"), ("segs", "gts", "gt")
+
+
+def is_npz(path: Path) -> bool:
+    """Whether the file is named so."""
+    return path.name.lower().endswith(".npz")
+
+
+def read_npz(path: Path, choice: Choice, as_labels: bool = False) -> ImageFile:
+    """Read the image, or the labels, of a file.
+
+    Raises:
+        ImageFileError: It is damaged, or holds no such array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = _LABELS if as_labels else _IMAGES
+            name = next((name for name in names if name in file), None)
+            if name is None:
+                raise ImageFileError(f"{path}: holds {sorted(file)}, but none of MedSAM's {', '.join(names)}.")
+            array = np.asarray(file[name])
+            spacing = np.asarray(file["spacing"], np.float64).ravel().tolist() if "spacing" in file else None
+    except ImageFileError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ImageFileError(f"{path}: damaged, or no npz file of plain arrays: {error}") from error
+    if choice.stack not in (None, 1):
+        raise ImageFileError(f"{path}: there is no stack {choice.stack}: it holds one.")
+    # A last axis of three is a colour: so MedSAM's pictures are, and no volume is three columns wide.
+    if array.ndim >= 3 and array.shape[-1] == 3 and array.dtype == np.uint8 and not as_labels:
+        array = array[None] if array.ndim == 3 else array
+        array = chosen_component(path, array, choice.component, is_colour=True)
+    else:
+        refuse_component(path, choice.component)
+        array = array[None] if array.ndim == 2 else array
+    if array.ndim not in (3, 4) or not array.size:
+        raise ImageFileError(f"{path}: {name} has the shape {array.shape}; an image is (D, H, W), (H, W) or (H, W, 3).")
+    if spacing is not None and not (len(spacing) == 3 and np.isfinite(spacing).all() and min(spacing) > 0):
+        raise ImageFileError(f"{path}: its spacing is {spacing} instead of three positive numbers.")
+    return ImageFile(array, LPS_FROM_RAS @ np.diag([*(spacing or (1.0, 1.0, 1.0)), 1.0]), spacing is not None)
+
+
+def write_npz(path: Path, labelmap_KJI: NDArray[Any], geometry: ImageGeometry) -> None:
+    """Write labels as LiteMedSAM does: `segs` (D, H, W) and `spacing` (x, y, z); the position is lost.
+
+    Raises:
+        OSError: The file cannot be written; a former one stays.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            np.savez_compressed(temporary, segs=labelmap_KJI, spacing=np.array(geometry.spacing_mm))
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
