@@ -40,6 +40,13 @@ def segment(weights: str, *arguments: str) -> int:
     return main(["segment", *arguments, "--model", weights, "--device", "cpu"])
 
 
+def test_clicks_reach_the_model_which_says_if_it_takes_none(weights, capsys):
+    given = ("--include", "-1", "2", "-3e0", "--exclude-ijk", "4", "5", "6", "--spread", "slice")
+    assert segment(weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "m.nrrd", *given) == ExitCode.FILES
+    assert "wasn't trained with clicks" in capsys.readouterr().err
+    assert not Path("m.nrrd").exists()
+
+
 def test_a_volume_and_an_roi_give_a_segmentation_an_overlay_and_a_report(weights, capsys):
     code = segment(
         weights, "volume.nrrd", "--roi", "block.mrk.json", "--output", "out/block.seg.nrrd",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from phantoms import centred_grid, random_rotation, whole_box
 from threshold_predictor import ThresholdPredictor
 
+import dbsam
+from dbsam.cli.batch import ManifestError, read_manifest
+from dbsam.cli.case import Case, run_case
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.inference.segmenter import (
     Cancelled,
@@ -17,6 +23,7 @@ from dbsam.inference.segmenter import (
     VolumeSegmentation,
     VolumeSegmenter,
 )
+from dbsam.preprocess.intensity import parse_window
 from dbsam.preprocess.prompts import PromptPlan
 
 SIZE, SLICES = 48, 13
@@ -226,3 +233,106 @@ def test_a_model_without_clicks_says_so() -> None:
     engine = VolumeSegmenter(ThresholdPredictor("slice", takes_points=False))
     with pytest.raises(ValueError, match="wasn't trained with clicks"):
         engine.correct(TWO, first_result(engine), [click(33, 33, 6)])
+
+
+def write_points(path: Path, *lists: dict[str, object]) -> Path:
+    schema = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    document = {"@schema": schema + "markups-schema-v1.0.3.json#", "markups": list(lists)}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def control(label: str, position: list[float], status: str = "defined") -> dict[str, object]:
+    return {"id": label, "label": label, "position": position, "positionStatus": status}
+
+
+def test_a_point_list_of_slicer_gives_clicks_in_ras(tmp_path: Path) -> None:
+    path = write_points(
+        tmp_path / "clicks.mrk.json",
+        {"type": "ROI", "center": [0, 0, 0], "size": [1, 1, 1]},
+        {
+            "type": "Fiducial",
+            "coordinateSystem": "LPS",
+            "controlPoints": [
+                control("F-1", [1, 2, 3]),
+                control("Exclude-1", [4, 5, 6]),
+                control("F-2", [0, 0, 0], "preview"),
+            ],
+        },
+        {"type": "Fiducial", "name": "exclude", "coordinateSystem": "RAS", "controlPoints": [control("", [7, 8, 9])]},
+    )
+    assert dbsam.read_points(path) == [
+        PointPrompt((-1, -2, 3), include=True),
+        PointPrompt((-4, -5, 6), include=False),
+        PointPrompt((7, 8, 9), include=False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("markup", "message"),
+    [
+        ({"type": "ROI"}, "holds no point .it holds: ROI"),
+        ({"type": "Fiducial", "controlPoints": []}, "holds no point"),
+        ({"type": "Fiducial", "controlPoints": [control("F-1", [1, 2])]}, "needs 3 numbers as 'position'"),
+        ({"type": "Fiducial", "controlPoints": 3}, "as 'controlPoints'"),
+        ({"type": "Fiducial", "coordinateSystem": "IJK", "controlPoints": [control("F-1", [1, 2, 3])]}, "'IJK'"),
+    ],
+)
+def test_a_file_that_is_no_point_list_is_refused(tmp_path: Path, markup: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dbsam.read_points(write_points(tmp_path / "clicks.mrk.json", markup))
+
+
+def written_case(folder: Path, **options: object) -> Case:
+    geometry = TWO.geometry
+    dbsam.write_labelmap(folder / "volume.nrrd", TWO.voxels, geometry)
+    box = (0, 0, 0, SIZE - 1, SIZE - 1, SLICES - 1)
+    case = Case(folder / "volume.nrrd", folder / "mask.nrrd", boxes_ijk=(box,), axis="k", **options)  # type: ignore[arg-type]
+    run_case(case, lambda: ThresholdPredictor("slice"))
+    return case
+
+
+@pytest.mark.parametrize("way", ["exclude", "exclude_ijk", "points", "python"])
+def test_clicks_come_by_every_door(tmp_path: Path, way: str) -> None:
+    point = click(33, 33, 6)
+    if way == "python":
+        result = dbsam.segment(
+            TWO, whole_box(TWO), ThresholdPredictor("slice"), axis=2, points=[point], spread="ascending"
+        )
+        labels = result.labelmap_KJI()
+    else:
+        x, y, z = point.position_ras
+        path = write_points(
+            tmp_path / "clicks.mrk.json", {"type": "Fiducial", "controlPoints": [control("exclude-1", [-x, -y, z])]}
+        )
+        options = {
+            "exclude": {"exclude": (point.position_ras,)},
+            "exclude_ijk": {"exclude_ijk": ((33.0, 33.0, 6.0),)},
+            "points": {"point_files": (path,)},
+        }[way]
+        labels, _ = dbsam.read_labelmap(written_case(tmp_path, spread="ascending", **options).output)
+    assert labels.sum(axis=(1, 2)).tolist() == [*NOTHING, *[BOTH] * 4, *[ONE] * 5, *NOTHING]
+
+
+def test_clicks_for_several_structures_are_refused(tmp_path: Path) -> None:
+    written_case(tmp_path)
+    boxes = ((0, 0, 0, 20, 20, 9), (0, 0, 0, 30, 30, 9))
+    case = Case(tmp_path / "volume.nrrd", tmp_path / "m.nrrd", boxes_ijk=boxes, include=((1.0, 1.0, 1.0),))
+    with pytest.raises(ValueError, match=r"there are 2 .Segment_1, Segment_2"):
+        run_case(case, lambda: ThresholdPredictor("slice"))
+
+
+def test_a_table_has_columns_for_clicks(tmp_path: Path) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text(
+        "volume,output,box_ijk,include,exclude_ijk,points,spread\n"
+        "v.nrrd,m.nrrd,0 0 0 9 9 9,-1 2.5 3; 4 5 6,1 2 3,a.mrk.json;b.mrk.json,slice\n"
+    )
+    [case] = read_manifest(table, parse_window)
+    assert case.include == ((-1, 2.5, 3), (4, 5, 6))
+    assert case.exclude_ijk == ((1, 2, 3),)
+    assert case.inputs == (tmp_path / "v.nrrd", tmp_path / "a.mrk.json", tmp_path / "b.mrk.json")
+    assert case.spread == "slice"
+    table.write_text("volume,output,box_ijk,include\nv.nrrd,m.nrrd,0 0 0 9 9 9,1 nan 3\n")
+    with pytest.raises(ManifestError, match="include needs 3 numbers, not '1 nan 3'"):
+        read_manifest(table, parse_window)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from dbsam.io.images import read_labelmap as read_labelmap
     from dbsam.io.images import read_volume as read_volume
     from dbsam.io.images import write_labelmap as write_labelmap
+    from dbsam.io.roi_markups import read_points as read_points
     from dbsam.io.roi_markups import read_roi as read_roi
     from dbsam.io.roi_markups import write_roi as write_roi
     from dbsam.io.seg_nrrd import Segment as Segment
     from dbsam.io.seg_nrrd import write_segmentation as write_segmentation
+    from dbsam.preprocess.prompts import PointPrompt as PointPrompt
     from dbsam.preprocess.prompts import SliceBoxes as SliceBoxes
     from dbsam.preprocess.volume import Volume as Volume
 
@@ -40,10 +42,12 @@ _HOMES = {
     "read_labelmap": "io.images",
     "read_volume": "io.images",
     "write_labelmap": "io.images",
+    "read_points": "io.roi_markups",
     "read_roi": "io.roi_markups",
     "write_roi": "io.roi_markups",
     "Segment": "io.seg_nrrd",
     "write_segmentation": "io.seg_nrrd",
+    "PointPrompt": "preprocess.prompts",
     "SliceBoxes": "preprocess.prompts",
     "Volume": "preprocess.volume",
     "VolumeSegmentation": "inference.segmenter",

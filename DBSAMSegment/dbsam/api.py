@@ -15,7 +15,7 @@ from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
 if TYPE_CHECKING:
     from dbsam.inference.embedding_cache import EmbeddingCache
     from dbsam.inference.predictor import ModelPredictor, SlicePredictor
-    from dbsam.inference.segmenter import SliceBoxes, Volume, VolumeSegmentation
+    from dbsam.inference.segmenter import PointPrompt, SliceBoxes, Volume, VolumeSegmentation
     from dbsam.preprocess.intensity import IntensityRule
     from dbsam.progress import CancelToken, ProgressCallback
 
@@ -81,6 +81,8 @@ def segment(
     axis: str | int = "auto",
     strategy: str = "track",
     intensity: str | IntensityRule | Sequence[float] = "auto",
+    points: Sequence[PointPrompt] = (),
+    spread: str = "both",
     cache: EmbeddingCache | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -95,6 +97,8 @@ def segment(
         axis: "auto" (largest spacing, else axial), "I", "J", "K", "axial", "coronal", "sagittal", or 0, 1, 2.
         strategy: "track" follows the structure from the middle slice outwards; "box" uses the box on every slice.
         intensity: "auto", a rule's name such as "ct-lung" or "percentile", or (level, width).
+        points: Clicks that correct what the box gave: see `read_points`, `PointPrompt` and `VolumeSegmenter.correct`.
+        spread: How far they do: "slice", "both" sides, "ascending" or "descending".
         cache: Image embeddings to reuse and add to; pass the same one with every ROI on a volume.
         progress: Called with each step.
         cancel: Ends the work from another thread.
@@ -103,8 +107,8 @@ def segment(
         The mask in the volume's own grid, with a report on each slice.
 
     Raises:
-        ValueError: The file holds no or several ROIs, the ROI is inside out, the box lies outside the volume, or a name
-            is unknown.
+        ValueError: The file holds no or several ROIs, the ROI is inside out, the box or a point lies outside the
+            volume, a name is unknown, or there are points and the model wasn't trained with clicks.
         CheckpointError: The model's weights cannot be used.
         Cancelled: `cancel` was cancelled.
     """
@@ -120,9 +124,15 @@ def segment(
         prompt = prompt.box
     if isinstance(model, (str, os.PathLike)):
         model = load_predictor(model, device, progress=progress, cancel=cancel)
-    return VolumeSegmenter(model, cache).segment(
+    segmenter = VolumeSegmenter(model, cache)
+    if points:
+        segmenter.check_clicks(volume, points, spread)
+    result = segmenter.segment(
         volume, prompt, axis=axis, strategy=strategy, intensity=intensity, progress=progress, cancel=cancel
     )
+    if not points:
+        return result
+    return segmenter.correct(volume, result, points, spread=spread, progress=progress, cancel=cancel)
 
 
 def _single_roi(path: str | os.PathLike[str]) -> MarkupsRoi:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import pickle
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +24,7 @@ from dbsam.cli.batch_states import State, fingerprint, name_of, state_of_model, 
 from dbsam.cli.case import Case, run_case
 from dbsam.geometry.grid import AXIS_NAMES
 from dbsam.inference.predictor import DeviceError
-from dbsam.inference.segmenter import STRATEGIES
+from dbsam.inference.segmenter import SPREADS, STRATEGIES
 from dbsam.io.files import check_place
 from dbsam.progress import Cancelled
 from dbsam.weights.download import DownloadError
@@ -42,6 +43,12 @@ COLUMNS = {
     "roi": "ROI files, separated by semicolons",
     "box_ijk": "boxes of voxels: six numbers I0 J0 K0 I1 J1 K1, several boxes separated by semicolons",
     "box": "rectangles on a 2D image: four numbers X0 Y0 X1 Y1, several separated by semicolons",
+    "points": "point lists, separated by semicolons, as --points",
+    "include": "as --include: three numbers X Y Z, several points separated by semicolons",
+    "exclude": "as --exclude, likewise",
+    "include_ijk": "as --include-ijk, likewise",
+    "exclude_ijk": "as --exclude-ijk, likewise",
+    "spread": "as --spread",
     "axis": "as --axis",
     "strategy": "as --strategy",
     "window": "as --window",
@@ -153,7 +160,7 @@ def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
 
     Paths that differ in case alone count as one, which they are on most disks of Windows and macOS.
     """
-    read = {_place(file): line for line, case in cases.items() for file in (case.volume, *case.roi_files)}
+    read = {_place(file): line for line, case in cases.items() for file in case.inputs}
     written: dict[str, int] = {}
     for line, case in cases.items():
         for output in filter(None, (case.output, case.overlay)):
@@ -266,16 +273,25 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
         if not cells[column]:
             raise ValueError(f"column {column} is empty.")
     axis, strategy = cells.get("axis") or "auto", cells.get("strategy") or "track"
+    spread = cells.get("spread") or "both"
     if axis.lower() not in AXIS_NAMES:
         raise ValueError(f"axis {axis!r} is none of {', '.join(AXIS_NAMES)}.")
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}.")
+    if spread not in SPREADS:
+        raise ValueError(f"spread {spread!r} is none of {', '.join(SPREADS)}.")
     return Case(
         volume=folder / cells["volume"],
         output=folder / cells["output"],
         roi_files=tuple(folder / name for name in _split(cells.get("roi", ""))),
         boxes_ijk=tuple(_integers(text, 6, "box_ijk") for text in _split(cells.get("box_ijk", ""))),
         boxes_xyxy=tuple(_integers(text, 4, "box") for text in _split(cells.get("box", ""))),
+        point_files=tuple(folder / name for name in _split(cells.get("points", ""))),
+        **{
+            column: tuple(_numbers(text, 3, column) for text in _split(cells.get(column, "")))
+            for column in ("include", "exclude", "include_ijk", "exclude_ijk")
+        },
+        spread=spread,
         axis=axis,
         strategy=strategy,
         intensity=parse_window(cells.get("window") or "auto"),
@@ -295,6 +311,16 @@ def _integers(text: str, count: int, column: str) -> tuple[int, ...]:
         numbers = ()
     if len(numbers) != count:
         raise ValueError(f"column {column} needs {count} whole numbers, not {text!r}.")
+    return numbers
+
+
+def _numbers(text: str, count: int, column: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"column {column} needs {count} numbers, not {text!r}.")
     return numbers
 
 

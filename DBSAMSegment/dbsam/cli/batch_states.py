@@ -41,8 +41,8 @@ def fingerprint(case: Case, folder: Path, inputs: dict[str, State], model: list[
 
 
 def states_of_inputs(case: Case, folder: Path) -> dict[str, State]:
-    """The state of the volume and of each ROI file."""
-    return {name_of(path, folder): _state_of(path) for path in (case.volume, *case.roi_files)}
+    """The state of the volume, of each ROI file and of each point list."""
+    return {name_of(path, folder): _state_of(path) for path in case.inputs}
 
 
 def state_of_model(model: str, precision: str, weights: Path | None) -> list[Any]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
 from dbsam.io.files import check_place
-from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
+from dbsam.io.roi_markups import MarkupsRoi, read_points, read_roi, refuse_inside_out
 from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
-from dbsam.preprocess.prompts import PromptPlan
+from dbsam.preprocess.prompts import PointPrompt, PromptPlan
 
 if TYPE_CHECKING:
     from dbsam.inference.predictor import SlicePredictor
@@ -38,6 +38,12 @@ class Case:
         roi_files: Slicer ROI files; every ROI becomes a segment.
         boxes_ijk: Boxes of voxels i0, j0, k0, i1, j1, k1, both ends included; a segment each, after the ROIs.
         boxes_xyxy: Rectangles x0, y0, x1, y1 on a 2D image, both ends included; a segment each, after the boxes.
+        point_files: Slicer point lists, see `read_points`: clicks that correct the one structure.
+        include: Clicks where the structure is, in RAS mm.
+        exclude: Clicks where it isn't.
+        include_ijk: Clicks as voxel indices.
+        exclude_ijk: Clicks as voxel indices.
+        spread: How far clicks reach, see `VolumeSegmenter.correct`.
         axis: Slicing axis, see `ImageGeometry.axis_index`.
         strategy: "track" or "box".
         intensity: Name of an intensity rule, or (level, width).
@@ -50,11 +56,22 @@ class Case:
     roi_files: tuple[Path, ...] = ()
     boxes_ijk: tuple[tuple[int, ...], ...] = ()
     boxes_xyxy: tuple[tuple[int, ...], ...] = ()
+    point_files: tuple[Path, ...] = ()
+    include: tuple[tuple[float, ...], ...] = ()
+    exclude: tuple[tuple[float, ...], ...] = ()
+    include_ijk: tuple[tuple[float, ...], ...] = ()
+    exclude_ijk: tuple[tuple[float, ...], ...] = ()
+    spread: str = "both"
     axis: str = "auto"
     strategy: str = "track"
     intensity: str | tuple[float, float] = "auto"
     overlay: Path | None = None
     series_uid: str | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return (self.volume, *self.roi_files, *self.point_files)
 
     def check_names(self) -> None:
         """Refuse outputs that could not be written after the work was done.
@@ -71,7 +88,7 @@ class Case:
             labelmap_ending(self.output)
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise ValueError(f"{self.overlay}: the overlay is a .png picture.")
-        inputs = {path.resolve() for path in (self.volume, *self.roi_files)}
+        inputs = {path.resolve() for path in self.inputs}
         outputs = [path.resolve() for path in (self.output, self.overlay) if path is not None]
         if overwritten := [path for n, path in enumerate(outputs) if path in {*inputs, *outputs[:n]}]:
             raise ValueError(f"{overwritten[0]}: an output would overwrite an input or another output.")
@@ -112,10 +129,13 @@ def run_case(
     if not _is_segmentation(case.output):
         check_labelmap(case.output, volume.geometry)
     rois += _boxes(case, volume)
+    points = _points(case, volume, [roi.name for roi in rois])
     axis = volume.geometry.axis_index(case.axis)
     for roi in rois:
         _check_inside(roi, volume, axis)
     segmenter = VolumeSegmenter(get_predictor())
+    if points:
+        segmenter.check_clicks(volume, points, case.spread)
     results, segments = [], []
     for roi in rois:
         result = segmenter.segment(
@@ -127,6 +147,8 @@ def run_case(
             progress=_naming(progress, roi.name) if len(rois) > 1 else progress,
             cancel=cancel,
         )
+        if points:
+            result = segmenter.correct(volume, result, points, spread=case.spread, progress=progress, cancel=cancel)
         segments.append(Segment.from_result(roi.name, result, roi.color_rgb))
         results.append(result)
         _warn(roi.name, result)
@@ -183,6 +205,25 @@ def _boxes(case: Case, volume: Volume) -> list[MarkupsRoi]:
         MarkupsRoi(f"Segment_{number}", OrientedBox.from_ijk(low, high, volume.geometry))
         for number, (low, high) in enumerate(corners, start=1)
     ]
+
+
+def _points(case: Case, volume: Volume, structures: Sequence[str]) -> list[PointPrompt]:
+    """The clicks, by files first, then those that include."""
+    points: list[PointPrompt] = []
+    for file in case.point_files:
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: no such point list.")
+        points += read_points(file)
+    for positions, include in ((case.include, True), (case.exclude, False)):
+        points += [PointPrompt((x, y, z), include) for x, y, z in positions]
+    for voxels, include in ((case.include_ijk, True), (case.exclude_ijk, False)):
+        points += [PointPrompt.from_ijk(ijk, volume.geometry, include) for ijk in voxels]
+    if points and len(structures) > 1:
+        raise ValueError(
+            f"Clicks correct one structure, and there are {len(structures)} ({', '.join(structures)}): segment the one "
+            "they are for alone."
+        )
+    return points
 
 
 def _check_inside(roi: MarkupsRoi, volume: Volume, axis: int) -> None:
@@ -262,6 +303,7 @@ def _segment_report(label: int, segment: Segment, result: VolumeSegmentation) ->
                 "predicted_iou": round(float(report.predicted_iou), 4),
                 "touches_edge": bool(report.touches_edge),
                 "area_pixels": int(report.area_pixels),
+                "clicks": report.clicks,
             }
             for report in result.slices
         ],

@@ -26,6 +26,7 @@ from dbsam.cli.models import add_commands as add_model_commands
 from dbsam.cli.terminal import ProgressBar, log_to_terminal
 from dbsam.geometry.grid import AXIS_NAMES
 from dbsam.inference.predictor import PRECISIONS, DeviceError
+from dbsam.inference.segmenter import SPREADS
 from dbsam.preprocess.intensity import RULE_NAMES, parse_window
 from dbsam.progress import Cancelled, CancelToken
 from dbsam.weights.download import DownloadError
@@ -218,6 +219,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--box", type=int, nargs=4, action="append", default=[], metavar=("X0", "Y0", "X1", "Y1"),
         help="a rectangle on a 2D image, may be repeated",
     )  # fmt: skip
+    clicks = segment.add_argument_group(
+        "clicks that correct the one structure (the model must have been trained with clicks; may be repeated)"
+    )
+    for name, meaning in (("include", "the structure is here"), ("exclude", "the structure isn't here")):
+        clicks.add_argument(
+            f"--{name}", type=float, nargs=3, action="append", default=[], metavar=("X", "Y", "Z"),
+            help=f"{meaning}: RAS, in mm",
+        )  # fmt: skip
+        clicks.add_argument(
+            f"--{name}-ijk", type=float, nargs=3, action="append", default=[], metavar=("I", "J", "K"),
+            help=f"{meaning}: voxel indices",
+        )  # fmt: skip
+    clicks.add_argument(
+        "--points", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+        help="Slicer point lists (.mrk.json); points whose label, or list's name, begins with 'exclude' exclude",
+    )  # fmt: skip
+    clicks.add_argument(
+        "--spread", choices=SPREADS, default="both",
+        help="how far clicks reach: both sides (default), the slice alone, or towards larger or smaller indices",
+    )  # fmt: skip
     segment.add_argument(
         "--output", "-o", type=Path, required=True, metavar="OUT",
         help="NAME.seg.nrrd: Slicer segmentation; .nrrd .nii.gz .nii .mha .png .tif: labelmap, first structure 1",
@@ -265,6 +286,12 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
         roi_files=tuple(arguments.roi),
         boxes_ijk=tuple(map(tuple, arguments.box_ijk)),
         boxes_xyxy=tuple(map(tuple, arguments.box)),
+        point_files=tuple(arguments.points),
+        include=tuple(map(tuple, arguments.include)),
+        exclude=tuple(map(tuple, arguments.exclude)),
+        include_ijk=tuple(map(tuple, arguments.include_ijk)),
+        exclude_ijk=tuple(map(tuple, arguments.exclude_ijk)),
+        spread=arguments.spread,
         axis=arguments.axis,
         strategy=arguments.strategy,
         intensity=arguments.window,

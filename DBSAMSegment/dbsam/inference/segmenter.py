@@ -254,14 +254,7 @@ class VolumeSegmenter:
         """
         started = time.perf_counter()
         cancel = CancelToken() if cancel is None else cancel
-        if spread not in SPREADS:
-            raise ValueError(f"Unknown spread {spread!r}: use {', '.join(SPREADS)}.")
-        if not self.predictor.takes_points:
-            raise ValueError(
-                "This model wasn't trained with clicks. Correct the box instead, or choose a model that was."
-            )
-        if not points:
-            raise ValueError("There is no click to correct by.")
+        self.check_clicks(volume, points, spread)
         if former.geometry.dimensions_ijk != volume.geometry.dimensions_ijk:
             raise ValueError(
                 f"The result is of a volume of {former.geometry.dimensions_ijk} voxels, this one has "
@@ -299,6 +292,22 @@ class VolumeSegmenter:
             cache_hits=encoder.hits,
             points=all_points,
         )
+
+    def check_clicks(self, volume: Volume, points: Sequence[PointPrompt], spread: str) -> None:
+        """Refuses what `correct` would refuse, before the box is segmented.
+
+        Raises:
+            ValueError: as there.
+        """
+        if spread not in SPREADS:
+            raise ValueError(f"Unknown spread {spread!r}: use {', '.join(SPREADS)}.")
+        if not self.predictor.takes_points:
+            raise ValueError(
+                "This model wasn't trained with clicks. Correct the box instead, or choose a model that was."
+            )
+        if not points:
+            raise ValueError("There is no click to correct by.")
+        points_by_slice(points, volume.geometry, 0)
 
     def prefetch(
         self,

@@ -1,8 +1,8 @@
-"""Reads and writes the ROI boxes that 3D Slicer saves as .mrk.json files (markups schema 1.0).
+"""Reads and writes the ROI boxes, and reads the points, that 3D Slicer saves as .mrk.json files (markups schema 1.0).
 
-A file holds the ROI's own coordinates. If the ROI lay under a parent transform in Slicer when it was saved, the file
-neither holds that transform nor shows that there was one: harden the transform before saving, or apply its matrix with
-`OrientedBox.transformed` after reading.
+A file holds the node's own coordinates. If the ROI or point list lay under a parent transform in Slicer when it was
+saved, the file neither holds that transform nor shows that there was one: harden the transform before saving, or apply
+its matrix with `OrientedBox.transformed` after reading.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from dbsam.geometry.grid import LPS_FROM_RAS, OrientedBox
 from dbsam.io.files import atomic_path
+from dbsam.preprocess.prompts import PointPrompt
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -57,22 +58,11 @@ def read_roi(path: str | Path) -> list[MarkupsRoi]:
         ValueError: the file is not a markups file, holds no ROI, or an ROI is incomplete, has no volume or is sheared.
     """
     path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
-    content: dict[str, Any] = document if isinstance(document, dict) else {}
-    schema, markups = content.get("@schema"), content.get("markups")
-    is_list_of_markups = isinstance(markups, list) and all(isinstance(markup, dict) for markup in markups)
-    if markups is None or not is_list_of_markups or not re.search(r"markups-schema-v1\.", str(schema)):
+    markups = _read_markups(path)
+    if not any(markup.get("type") == "ROI" for markup in markups):
         raise ValueError(
-            f"{path} is not a Slicer markups file of schema 1 (its @schema is {schema!r}). "
-            "Save the ROI in Slicer as .mrk.json."
+            f"{path} holds no ROI (it holds: {_kinds(markups)}). Place an ROI in Slicer's Markups and save that."
         )
-    types = [markup.get("type") for markup in markups]
-    if "ROI" not in types:
-        found = ", ".join(sorted({str(kind) for kind in types})) or "nothing"
-        raise ValueError(f"{path} holds no ROI (it holds: {found}). Place an ROI in Slicer's Markups and save that.")
     file_name = re.sub(r"(\.mrk)?\.json$", "", path.name, flags=re.IGNORECASE)
     rois: list[MarkupsRoi] = []
     for markup in markups:
@@ -80,6 +70,29 @@ def read_roi(path: str | Path) -> list[MarkupsRoi]:
             default_name = f"{file_name}_{len(rois)}" if rois else file_name
             rois.append(_roi_from_markup(markup, markup.get("name") or default_name, path))
     return rois
+
+
+def read_points(path: str | Path) -> list[PointPrompt]:
+    """Reads the points of a point list, as clicks: where the object is, or isn't.
+
+    A point excludes if its label, or else the list's name, begins with "exclude"; all others include. Points that were
+    not placed in the end are passed over, as are markups of other types.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a markups file, holds no point, or a point is incomplete.
+    """
+    path = Path(path)
+    markups = _read_markups(path)
+    points: list[PointPrompt] = []
+    for markup in markups:
+        if markup.get("type") == "Fiducial":
+            points += _points_of(markup, path)
+    if not points:
+        raise ValueError(
+            f"{path} holds no point (it holds: {_kinds(markups)}). Place points in Slicer's Markups and save the list."
+        )
+    return points
 
 
 def refuse_inside_out(roi: MarkupsRoi) -> None:
@@ -110,13 +123,56 @@ def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
         temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
 
-def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> MarkupsRoi:
-    where = f"ROI {name!r} of {path}"
+def _read_markups(path: Path) -> list[dict[str, Any]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
+    content: dict[str, Any] = document if isinstance(document, dict) else {}
+    schema, markups = content.get("@schema"), content.get("markups")
+    is_list_of_markups = isinstance(markups, list) and all(isinstance(markup, dict) for markup in markups)
+    if markups is None or not is_list_of_markups or not re.search(r"markups-schema-v1\.", str(schema)):
+        raise ValueError(
+            f"{path} is not a Slicer markups file of schema 1 (its @schema is {schema!r}). "
+            "Save it in Slicer as .mrk.json."
+        )
+    return list(markups)
+
+
+def _kinds(markups: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(sorted({str(markup.get("type")) for markup in markups})) or "nothing"
+
+
+def _points_of(markup: Mapping[str, Any], path: Path) -> list[PointPrompt]:
+    name = str(markup.get("name") or path.name)
+    where = f"Point list {name!r} of {path}"
+    controls = markup.get("controlPoints", [])
+    if not isinstance(controls, list) or not all(isinstance(control, dict) for control in controls):
+        raise ValueError(f"{where} has {controls!r} as 'controlPoints'. Save it in Slicer again.")
+    flip = _flip_of(markup, where)
+    points = []
+    for control in controls:
+        if control.get("positionStatus", "defined") != "defined":
+            continue
+        label = str(control.get("label") or name)
+        right, anterior, superior = _numbers(control, "position", 3, f"Point {label!r} of {path}") * flip
+        position = (float(right), float(anterior), float(superior))
+        points.append(PointPrompt(position, not label.strip().lower().startswith("exclude")))
+    return points
+
+
+def _flip_of(markup: Mapping[str, Any], where: str) -> np.ndarray:
     system = markup.get("coordinateSystem", "LPS")
-    if not isinstance(name, str):
-        raise ValueError(f"{where} has the name {name!r}, which is no text. Name it in Slicer and save it again.")
     if not isinstance(system, str) or system not in _FLIPS:
         raise ValueError(f"{where} has the coordinate system {system!r}. Save it as LPS or RAS.")
+    return _FLIPS[system]
+
+
+def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> MarkupsRoi:
+    where = f"ROI {name!r} of {path}"
+    if not isinstance(name, str):
+        raise ValueError(f"{where} has the name {name!r}, which is no text. Name it in Slicer and save it again.")
+    flip = _flip_of(markup, where)
     size = _numbers(markup, "size", 3, where)
     if size.min() <= 0:
         raise ValueError(f"{where} has the size {size.tolist()} mm. Give it a positive size along every axis.")
@@ -124,7 +180,7 @@ def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> Markup
     center = _numbers(markup, "center", 3, where)
     try:
         # The columns are the ROI's axes. Slicer does not normalise them: a scaled ROI stays scaled.
-        box = OrientedBox(center * _FLIPS[system], orientation.T * _FLIPS[system] * (size / 2)[:, None])
+        box = OrientedBox(center * flip, orientation.T * flip * (size / 2)[:, None])
     except ValueError as error:
         raise ValueError(f"{where} encloses no volume: {error}") from error
     _require_right_angles(box, where)
