@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 # Slicer's own packages: pip must not replace them, or the running application breaks.
 _KEPT = ("numpy", "SimpleITK", "requests", "scipy")
 _TORCH = ("torch", "torchvision")
-# The same as in Resources/requirements.txt, which isn't read: all extensions' resources are installed into one folder,
-# where a file of that name may be another extension's.
+# The dependencies in pyproject.toml, which isn't installed, but for those that Slicer has or that come with these.
 REQUIREMENTS = {
     "torch": "torch>=2.1",
     "torchvision": "torchvision>=0.16",

@@ -2,7 +2,7 @@
 
 A manifest is a CSV file with a header; relative paths are relative to it. Its columns are those of `COLUMNS`.
 What was done is kept in a file beside it; a case is done again when its row, its inputs or the model have
-changed, or its outputs are gone, see `batch_states`.
+changed, or its outputs are gone, see `batch_log`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbsam.cli.batch_records import BatchRecords, Record
-from dbsam.cli.batch_states import State, fingerprint, name_of, state_of_model, states_of_inputs
+from dbsam.cli.batch_log import (
+    BatchRecords,
+    Record,
+    State,
+    fingerprint,
+    name_of,
+    state_of_model,
+    states_of_inputs,
+)
 from dbsam.cli.case import Case, run_case
 from dbsam.geometry.grid import AXIS_NAMES
 from dbsam.inference.predictor import DeviceError

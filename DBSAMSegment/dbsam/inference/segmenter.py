@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from dbsam.inference.encoding import SliceEncoder
 from dbsam.inference.eta import ProgressReporter
 from dbsam.inference.predictor import SlicePredictor
 from dbsam.inference.shared import SharedPredictor
-from dbsam.inference.strategies import correct_by_clicks, segment_by_box, segment_by_tracking
+from dbsam.inference.strategies import SliceWork, correct_by_clicks, segment_by_box, segment_by_tracking
 from dbsam.inference.tracking import TrackingRule
 from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity
 from dbsam.preprocess.prompts import PointPrompt, Prompt, PromptPlan, SliceBoxes, points_by_slice
@@ -184,18 +184,8 @@ class VolumeSegmenter:
         start = plan.start_slice(start_slice)
         cancel.raise_if_cancelled()
         window = self._window(volume, intensity)
-        encoder = self._encoder(volume, plan.axis, window, cancel)
-        decoder = self._decoder(plan, encoder, cancel)
-        reporter = ProgressReporter(progress, self._shared.cost, len(plan.indices), "segmenting")
-        found: Iterator[SliceMask]
-        if strategy == "box":
-            found = segment_by_box(plan, start, encoder, decoder, reporter, cancel)
-        else:
-            spacing_xy = volume.slice_spacing_xy(plan.axis)
-            slice_distance_mm = volume.geometry.spacing_mm[plan.axis]
-            found = segment_by_tracking(
-                plan, start, encoder, decoder, reporter, self.tracking, spacing_xy, slice_distance_mm
-            )
+        work = self._work(volume, plan, window, "segmenting", progress, cancel)
+        found = segment_by_box(work, start, cancel) if strategy == "box" else segment_by_tracking(work, start)
         extent = plan.extent_ijk()
         mask_KJI = np.zeros([last - first + 1 for first, last in reversed(extent)], np.uint8)
         reports = []
@@ -211,7 +201,7 @@ class VolumeSegmenter:
             slices=sorted(reports, key=lambda report: report.index),
             strategy=strategy,
             seconds=time.perf_counter() - started,
-            cache_hits=encoder.hits,
+            cache_hits=work.encoder.hits,
             prompt=prompt,
         )
 
@@ -264,22 +254,12 @@ class VolumeSegmenter:
         all_points = (*former.points, *points)
         plan = PromptPlan(former.prompt, volume.geometry, former.axis, all_points)
         new = points_by_slice(points, volume.geometry, former.axis).keys() & plan.boxes_xyxy.keys()
-        encoder = self._encoder(volume, plan.axis, former.intensity, cancel)
+        work = self._work(volume, plan, former.intensity, "correcting", progress, cancel)
         extent = plan.extent_ijk()
         mask_KJI = _on_extent(former.mask_KJI, former.extent_ijk, extent)
         reports = {report.index: report for report in former.slices}
-        found = correct_by_clicks(
-            plan,
-            {index: np.array(report.box_xyxy) for index, report in reports.items()},
-            sorted(new),
-            spread,
-            encoder,
-            self._decoder(plan, encoder, cancel),
-            ProgressReporter(progress, self._shared.cost, len(plan.indices), "correcting"),
-            self.tracking,
-            volume.slice_spacing_xy(plan.axis),
-            volume.geometry.spacing_mm[plan.axis],
-        )
+        former_boxes_xyxy = {index: np.array(report.box_xyxy) for index, report in reports.items()}
+        found = correct_by_clicks(work, former_boxes_xyxy, sorted(new), spread)
         for slice_mask in found:
             reports[slice_mask.index] = _take(slice_mask, plan, mask_KJI, on_slice)
         cancel.raise_if_cancelled()
@@ -289,7 +269,7 @@ class VolumeSegmenter:
             extent_ijk=extent,
             slices=sorted(reports.values(), key=lambda report: report.index),
             seconds=time.perf_counter() - started,
-            cache_hits=encoder.hits,
+            cache_hits=work.encoder.hits,
             points=all_points,
         )
 
@@ -371,8 +351,25 @@ class VolumeSegmenter:
     def _encoder(self, volume: Volume, axis: int, window: IntensityWindow, cancel: CancelToken) -> SliceEncoder:
         return SliceEncoder(self._shared, SliceImages(volume, axis, window, self.predictor.channels), cancel)
 
-    def _decoder(self, plan: PromptPlan, encoder: SliceEncoder, cancel: CancelToken) -> SliceDecoder:
-        return SliceDecoder(self._shared, plan, encoder.key, cancel)
+    def _work(
+        self,
+        volume: Volume,
+        plan: PromptPlan,
+        window: IntensityWindow,
+        stage: str,
+        progress: ProgressCallback | None,
+        cancel: CancelToken,
+    ) -> SliceWork:
+        encoder = self._encoder(volume, plan.axis, window, cancel)
+        return SliceWork(
+            plan,
+            encoder,
+            SliceDecoder(self._shared, plan, encoder.key, cancel),
+            ProgressReporter(progress, self._shared.cost, len(plan.indices), stage),
+            self.tracking,
+            volume.slice_spacing_xy(plan.axis),
+            volume.geometry.spacing_mm[plan.axis],
+        )
 
     def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
         """The range of values of a volume, whose statistics are taken once."""

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from dbsam.geometry.grid import FloatArray
 from dbsam.inference.decoding import SliceDecoder, SliceMask
@@ -18,14 +19,51 @@ from dbsam.progress import CancelToken
 logger = logging.getLogger(__name__)
 
 
-def segment_by_box(
-    plan: PromptPlan,
-    start: int,
-    encoder: SliceEncoder,
-    decoder: SliceDecoder,
-    progress: ProgressReporter,
-    cancel: CancelToken,
-) -> Iterator[SliceMask]:
+@dataclass(frozen=True, eq=False)
+class SliceWork:
+    """What a strategy works with.
+
+    Attributes:
+        plan: The slices, their rectangles and clicks.
+        encoder: Gives the embeddings.
+        decoder: Gives the masks.
+        progress: Is told of each slice.
+        rule: How the object is followed.
+        spacing_xy: Pixel spacing in mm.
+        slice_distance_mm: Distance of neighbouring slices.
+    """
+
+    plan: PromptPlan
+    encoder: SliceEncoder
+    decoder: SliceDecoder
+    progress: ProgressReporter
+    rule: TrackingRule
+    spacing_xy: tuple[float, float]
+    slice_distance_mm: float
+
+    def mask(
+        self, index: int, box_xyxy: FloatArray, likely_next: Iterable[int], points: tuple[SlicePoint, ...] = ()
+    ) -> SliceMask:
+        """Returns the mask of a rectangle and clicks on slice `index`; `likely_next` may be encoded with it."""
+        boxes = self.plan.boxes_xyxy
+        ahead = ((other, boxes[other]) for other in likely_next)
+        embedding = self.encoder.embedding(index, box_xyxy, boxes[index], ahead)
+        return self.decoder.decode(index, box_xyxy, embedding, points)
+
+    def track(self, start: SliceMask, last_index: int) -> Track:
+        """Returns the object to be followed from a mask towards a slice."""
+        return Track(start, last_index, self.rule, self.plan.window, self.spacing_xy, self.slice_distance_mm)
+
+    def next_mask(self, track: Track, index: int, likely_next: Iterable[int]) -> SliceMask:
+        """Returns the mask of the next slice along a track; empty where the object has left the prompt."""
+        limit_xyxy = self.plan.boxes_xyxy[index]
+        box_xyxy = track.box_within(limit_xyxy)
+        if box_xyxy is None:
+            return self.decoder.empty(index, limit_xyxy)
+        return self.mask(index, box_xyxy, likely_next)
+
+
+def segment_by_box(work: SliceWork, start: int, cancel: CancelToken) -> Iterator[SliceMask]:
     """Yields the mask of every slice of the plan, prompted by its own rectangle.
 
     Slices that the cache serves come first, the others in batches, each nearest to `start` first. In this order a
@@ -34,6 +72,7 @@ def segment_by_box(
     Raises:
         Cancelled: the token was cancelled.
     """
+    plan, encoder, decoder, progress = work.plan, work.encoder, work.decoder, work.progress
     waiting: deque[int] = deque()
     order = plan.nearest_first(start)
     for index in order:
@@ -52,39 +91,20 @@ def segment_by_box(
             progress.advance(1, to_encode=len(waiting))
 
 
-def segment_by_tracking(
-    plan: PromptPlan,
-    start: int,
-    encoder: SliceEncoder,
-    decoder: SliceDecoder,
-    progress: ProgressReporter,
-    rule: TrackingRule,
-    spacing_xy: tuple[float, float],
-    slice_distance_mm: float,
-) -> Iterator[SliceMask]:
+def segment_by_tracking(work: SliceWork, start: int) -> Iterator[SliceMask]:
     """Yields the masks of the slices that the object spans, followed from `start` in both directions in turn.
 
     Where `start` shows nothing that the model trusts, other slices are tried, spread over the plan. After some masks
     that aren't trusted, the best of them is the start; if all slices are empty, they are yielded empty.
 
-    Args:
-        plan: The slices and their rectangles.
-        start: The slice to begin with.
-        encoder: Gives the embeddings.
-        decoder: Gives the masks.
-        progress: Is told of each slice.
-        rule: How the object is followed.
-        spacing_xy: Pixel spacing in mm.
-        slice_distance_mm: Distance of neighbouring slices.
-
     Raises:
         Cancelled: the token was cancelled.
     """
-    steps = _Steps(plan, encoder, decoder)
+    plan, progress, rule = work.plan, work.progress, work.rule
     tried: list[SliceMask] = []
     candidates: list[SliceMask] = []
     for index in _spread(plan.indices, start):
-        tried.append(steps.mask(index, plan.boxes_xyxy[index], plan.nearest_first(index)[1:]))
+        tried.append(work.mask(index, plan.boxes_xyxy[index], plan.nearest_first(index)[1:]))
         progress.advance(0, to_encode=len(plan.indices) - len(tried))
         candidates = [found for found in tried if found.area_pixels > 0]
         if len(candidates) == rule.start_attempts:
@@ -103,20 +123,13 @@ def segment_by_tracking(
     after = deque(index for index in plan.indices if index > first.index)
     before = deque(index for index in reversed(plan.indices) if index < first.index)
     directions = deque(
-        (Track(first, last, rule, plan.window, spacing_xy, slice_distance_mm), upcoming)
-        for last, upcoming in ((plan.indices[-1], after), (plan.indices[0], before))
+        (work.track(first, last), upcoming) for last, upcoming in ((plan.indices[-1], after), (plan.indices[0], before))
     )
     progress.advance(1, to_encode=len(after) + len(before))
-    yield from _follow(directions, steps, progress, encoder, followed=1)
+    yield from _follow(directions, work, followed=1)
 
 
-def _follow(
-    directions: deque[tuple[Track, deque[int]]],
-    steps: _Steps,
-    progress: ProgressReporter,
-    encoder: SliceEncoder,
-    followed: int,
-) -> Iterator[SliceMask]:
+def _follow(directions: deque[tuple[Track, deque[int]]], work: SliceWork, followed: int) -> Iterator[SliceMask]:
     """Yields the masks along tracks, a slice of each in turn."""
     remaining = sum(len(upcoming) for _, upcoming in directions)
     while directions:
@@ -124,62 +137,46 @@ def _follow(
         if track.ended or not upcoming:
             yield from track.finish()
             continue
-        yield from track.follow(steps.next_mask(track, upcoming.popleft(), upcoming))
+        yield from track.follow(work.next_mask(track, upcoming.popleft(), upcoming))
         followed += 1
         done = 1 + (len(upcoming) if track.ended else 0)
         remaining -= done
-        progress.advance(done, to_encode=round(remaining * min(1.0, encoder.encoded / followed)))
+        work.progress.advance(done, to_encode=round(remaining * min(1.0, work.encoder.encoded / followed)))
         directions.append((track, upcoming))
 
 
 def correct_by_clicks(
-    plan: PromptPlan,
-    former_boxes_xyxy: Mapping[int, FloatArray],
-    clicked: Sequence[int],
-    spread: str,
-    encoder: SliceEncoder,
-    decoder: SliceDecoder,
-    progress: ProgressReporter,
-    rule: TrackingRule,
-    spacing_xy: tuple[float, float],
-    slice_distance_mm: float,
+    work: SliceWork, former_boxes_xyxy: Mapping[int, FloatArray], clicked: Sequence[int], spread: str
 ) -> Iterator[SliceMask]:
     """Yields the masks of clicked slices, then those of the slices over which they spread, empty where the object ends.
 
     Args:
-        plan: The slices, their rectangles and clicks.
+        work: Its plan holds all clicks.
         former_boxes_xyxy: The rectangles that prompted the slices before.
         clicked: Slices with new clicks, ascending.
         spread: "slice", "both", "ascending" or "descending".
-        encoder: Gives the embeddings.
-        decoder: Gives the masks.
-        progress: Is told of each slice.
-        rule: How the object is followed.
-        spacing_xy: Pixel spacing in mm.
-        slice_distance_mm: Distance of neighbouring slices.
 
     Raises:
         Cancelled: the token was cancelled.
     """
-    steps = _Steps(plan, encoder, decoder)
+    plan = work.plan
     corrected = {}
     for index in clicked:
         points = plan.points[index]
         box_xyxy = widened(former_boxes_xyxy.get(index, plan.boxes_xyxy[index]), points, plan.slice_hw)
-        corrected[index] = steps.mask(index, box_xyxy, (), points)
+        corrected[index] = work.mask(index, box_xyxy, (), points)
         yield corrected[index]
-        progress.advance(1, to_encode=0, to_decode=0)
+        work.progress.advance(1, to_encode=0, to_decode=0)
     directions: deque[tuple[Track, deque[int]]] = deque()
     for index, found in corrected.items():
         for upcoming in _to_spread_over(plan, index, clicked, spread):
             if upcoming and found.area_pixels:
                 end = plan.indices[-1 if upcoming[0] > index else 0]
-                track = Track(found, end, rule, plan.window, spacing_xy, slice_distance_mm)
-                directions.append((track, upcoming))
+                directions.append((work.track(found, end), upcoming))
     spread_over = [upcoming for _, upcoming in directions]
-    yield from _follow(directions, steps, progress, encoder, followed=len(clicked))
+    yield from _follow(directions, work, followed=len(clicked))
     for index in itertools.chain(*spread_over):
-        yield decoder.empty(index, plan.boxes_xyxy[index])
+        yield work.decoder.empty(index, plan.boxes_xyxy[index])
 
 
 def _to_spread_over(plan: PromptPlan, index: int, clicked: Sequence[int], spread: str) -> Iterator[deque[int]]:
@@ -197,28 +194,6 @@ def _to_spread_over(plan: PromptPlan, index: int, clicked: Sequence[int], spread
             if spread == "both" and other in clicked:
                 ahead = deque(list(ahead)[: (len(ahead) + (step > 0)) // 2])
         yield ahead
-
-
-class _Steps:
-    """Single slices of a plan."""
-
-    def __init__(self, plan: PromptPlan, encoder: SliceEncoder, decoder: SliceDecoder) -> None:
-        self._plan, self._encoder, self._decoder = plan, encoder, decoder
-
-    def mask(
-        self, index: int, box_xyxy: FloatArray, likely_next: Iterable[int], points: tuple[SlicePoint, ...] = ()
-    ) -> SliceMask:
-        boxes = self._plan.boxes_xyxy
-        ahead = ((other, boxes[other]) for other in likely_next)
-        embedding = self._encoder.embedding(index, box_xyxy, boxes[index], ahead)
-        return self._decoder.decode(index, box_xyxy, embedding, points)
-
-    def next_mask(self, track: Track, index: int, likely_next: Iterable[int]) -> SliceMask:
-        limit_xyxy = self._plan.boxes_xyxy[index]
-        box_xyxy = track.box_within(limit_xyxy)
-        if box_xyxy is None:
-            return self._decoder.empty(index, limit_xyxy)
-        return self.mask(index, box_xyxy, likely_next)
 
 
 def _spread(indices: Sequence[int], start: int) -> Iterator[int]:

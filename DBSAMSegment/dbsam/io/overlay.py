@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox, slice_axes, slice_polygon
 from dbsam.io.seg_nrrd import Segment
@@ -134,14 +135,8 @@ def _slice_mask(segment: Segment, geometry: ImageGeometry, axis: int, index: int
 def _outline(inside: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:
     """Pixels of `inside` that lie less than `width` from its border (or the picture's)."""
     reach = int(np.ceil(width))
-    padded = np.pad(inside, reach)
-    core = inside.copy()
-    height, length = inside.shape
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            if dx * dx + dy * dy <= width * width:
-                core &= padded[reach + dy : reach + dy + height, reach + dx : reach + dx + length]
-    return inside & ~core
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    return inside & ~ndimage.binary_erosion(inside, x * x + y * y <= width * width)
 
 
 def _polygon_line(corners: NDArray[np.float64], size: int, half_width: float) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.geometry.bounds import index_bounds
 from dbsam.inference.embedding_cache import EmbeddingCache
 from dbsam.inference.segmenter import SliceCallback, SliceReport, VolumeSegmenter
 from dbsam.preprocess.volume import Volume
@@ -159,8 +160,7 @@ def _sending(decided: SliceSink, number: int, axis: int) -> SliceCallback:
 
 def _decided(number: int, axis: int, report: SliceReport, mask: NDArray[np.uint8]) -> DecidedSlice:
     """The slice's mask without the empty rows and columns round it."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    if not mask.any():
         return DecidedSlice(number, axis, report, (0, 0), np.zeros((0, 0), np.uint8))
-    (top, bottom), (left, right) = (rows[0], rows[-1]), (columns[0], columns[-1])
-    return DecidedSlice(number, axis, report, (int(top), int(left)), mask[top : bottom + 1, left : right + 1])
+    (top, left), (bottom, right) = (bound.tolist() for bound in index_bounds(mask))
+    return DecidedSlice(number, axis, report, (top, left), mask[top : bottom + 1, left : right + 1])
