@@ -73,9 +73,7 @@ def read_nifti(path: Path, choice: Choice) -> ImageFile:
             f"{path}: damaged: it does not hold all its voxels: its compressed data ends early. {_AGAIN}"
         ) from error
     except (zlib.error, gzip.BadGzipFile) as error:
-        raise ImageFileError(
-            f"{path}: damaged: its compressed data cannot be unpacked ({error}). {_AGAIN}"
-        ) from error
+        raise ImageFileError(f"{path}: damaged: its compressed data cannot be unpacked ({error}). {_AGAIN}") from error
 
 
 def _read(path: Path, choice: Choice) -> ImageFile:
