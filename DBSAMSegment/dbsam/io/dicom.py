@@ -196,7 +196,8 @@ def chosen_frames(path: Path, choice: Choice) -> list[Frame]:
 def _choose_stack(path: Path, frames: list[Frame], stack: int | None) -> list[Frame]:
     by_place = {id(frame.place): frame for frame in frames}
     places = sorted_along_normal([frame.place for frame in frames if frame.place is not None])
-    what = f"DICOM series {frames[0].content.get('SeriesInstanceUID', 'without UID')}" if path.is_dir() else str(path)
+    series = f", DICOM series {frames[0].content.get('SeriesInstanceUID', 'without UID')}" if path.is_dir() else ""
+    what = f"{path}{series}"
     try:
         check_stack(places)
         stacks = [("", places)]
