@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from dbsam.geometry.bounds import index_bounds, mask_box_xyxy
 from dbsam.geometry.grid import (
     ImageGeometry,
     OrientedBox,
@@ -367,3 +368,13 @@ def test_300_slices_of_512_by_512_take_well_under_a_second():
     inside_mask_KJI(box, geometry, K_AXIS)
     assert time.process_time() - start < 2  # about 0.3 s on one core of 2020; the margin is for busy test machines
     assert len(boxes) == 300
+
+
+def test_the_bounds_of_a_mask_are_its_first_and_last_indices_along_each_axis():
+    mask_KJI = np.zeros((5, 6, 7), np.uint8)
+    mask_KJI[1, 5, 2] = mask_KJI[3, 0, 4] = 2
+    first, last = index_bounds(mask_KJI)
+    assert (first.tolist(), last.tolist()) == ([1, 0, 2], [3, 5, 4])
+    assert mask_box_xyxy(mask_KJI[1]).tolist() == [1.5, 4.5, 2.5, 5.5]
+    with pytest.raises(ValueError, match="An empty mask has no box"):
+        mask_box_xyxy(mask_KJI[0])
