@@ -100,9 +100,77 @@ def test_a_result_becomes_a_segment_in_its_place():
     np.testing.assert_array_equal(whole, truth_KJI())
 
 
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [
+        (
+            block_voxels(),
+            r"numpy\.ndarray of shape \(8, 20, 24\) is no volume.*dbsam\.Volume\(voxels_KJI.*from_image2d",
+        ),
+        (["a.nrrd", "b.nrrd"], r"builtins\.list is no volume.*Several volumes take a call each"),
+        (None, "NoneType is no volume"),
+    ],
+    ids=["array", "list", "None"],
+)
+def test_what_says_not_where_its_voxels_lie_is_no_volume(image, names):
+    with pytest.raises(TypeError, match=names):
+        dbsam.segment(image, (4, 3, 2, 15, 12, 5), ThresholdPredictor())
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(4, 3, 2, 15, 12, 5), [[4, 3, 2], [15, 12, 5]], np.array([4, 3, 2, 15, 12, 5]), {"box": 1}, None],
+    ids=["tuple", "list", "array", "dict", "None"],
+)
+def test_bare_numbers_are_no_box(box):
+    with pytest.raises(TypeError, match=r"is no box.*dbsam\.OrientedBox\.from_ijk\(\(i0, j0, k0\).*from_corners_ras"):
+        dbsam.segment(dbsam.Volume(block_voxels(), GEOMETRY), box, ThresholdPredictor())
+
+
+def test_a_network_is_no_predictor():
+    with pytest.raises(TypeError, match=r"builtins\.object is no predictor: give what dbsam\.load_predictor returns"):
+        dbsam.segment(dbsam.Volume(block_voxels(), GEOMETRY), roi_box(), object())
+
+
+def test_a_box_that_is_cut_off_at_the_image_is_warned_of(caplog):
+    volume = dbsam.Volume(block_voxels(), GEOMETRY)
+    box = dbsam.OrientedBox.from_corners_ras((-60, 40, 0), (5.5, 17.5, 16.0))
+    dbsam.segment(volume, box, ThresholdPredictor())
+    # The image's edges: R -10.5 (I), A 30.5 (J), S 4 (K, 2 mm a slice).
+    assert caplog.messages == [
+        "the box reaches beyond the image and is cut off there: by 49.5 voxels at the start of I, by 9.5 voxels at the "
+        "start of J, by 2.0 voxels at the start of K. Was it drawn on this image?"
+    ]
+    caplog.clear()
+    dbsam.segment(volume, dbsam.SliceBoxes(2, {2: (4, 3, 30, 13), 5: (-4, 3, 16, 13)}), ThresholdPredictor())
+    assert "by 3.5 voxels at the start of I, by 6.5 voxels at the end of I" in caplog.text
+
+
+def test_errors_to_be_caught_have_names_at_top_level(tmp_path):
+    volume = dbsam.Volume(block_voxels(), GEOMETRY)
+    (tmp_path / "roi.mrk.json").write_text("{}")
+    (tmp_path / "ct.nrrd").write_text("none")
+    (tmp_path / "mine.safetensors").write_text("none")
+    with pytest.raises(dbsam.ImageFileError):
+        dbsam.segment(tmp_path / "ct.nrrd", roi_box(), ThresholdPredictor())
+    with pytest.raises(dbsam.RoiFileError):
+        dbsam.segment(volume, tmp_path / "roi.mrk.json", ThresholdPredictor())
+    with pytest.raises(dbsam.CheckpointError):
+        dbsam.load_predictor(tmp_path / "mine.safetensors")
+    with pytest.raises(dbsam.WeightsNotFoundError):
+        dbsam.load_predictor(tmp_path / "gone.safetensors")
+    with pytest.raises(dbsam.DeviceError):
+        dbsam.load_predictor("compact", "tpu")
+    cancel = dbsam.CancelToken()
+    cancel.cancel()
+    with pytest.raises(dbsam.Cancelled):
+        dbsam.segment(volume, roi_box(), ThresholdPredictor(), cancel=cancel)
+    assert issubclass(dbsam.DownloadError, RuntimeError)
+
+
 def test_every_public_name_is_there_and_another_is_an_error():
     for name in dbsam.__all__:
         assert getattr(dbsam, name) is not None
-    assert set(dbsam.__all__) <= set(dir(dbsam))
+    assert dir(dbsam) == sorted(dbsam.__all__), "and nothing of how they are made"
     with pytest.raises(AttributeError, match="module 'dbsam' has no attribute 'segmnt'"):
         dbsam.segmnt  # noqa: B018

@@ -12,10 +12,12 @@ import pytest
 from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cli.batch import BatchModel, ManifestError, read_manifest, run_batch
+from dbsam.cli.batch import BatchModel, run_batch
 from dbsam.cli.case import Case, index_ranges, run_case
+from dbsam.cli.manifest import ManifestError, read_manifest
 from dbsam.geometry.grid import ImageGeometry
 from dbsam.io import images
+from dbsam.io.image_file import ImageFileError
 from dbsam.io.roi_markups import MarkupsRoi, write_roi
 from dbsam.preprocess.intensity import parse_window
 from dbsam.progress import Cancelled, CancelToken
@@ -189,6 +191,162 @@ def test_a_manifest_holds_boxes_too(tmp_path):
 def test_a_manifest_that_cannot_be_understood_names_the_line(tmp_path, header, row, message):
     with pytest.raises(ManifestError, match=message):
         read_manifest(manifest(tmp_path, row, header=header), as_name)
+
+
+PLAIN = [("a.nrrd", ("a.mrk.json", "b.mrk.json"), "out/a.nrrd"), ("c.nrrd", ("c.mrk.json",), "out/c.nrrd")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "volume,roi,output\na.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd\nc.nrrd,c.mrk.json,out/c.nrrd\n",
+        'volume;roi;output\na.nrrd;"a.mrk.json;b.mrk.json";out/a.nrrd\nc.nrrd;c.mrk.json;out/c.nrrd',
+        "volume\troi\toutput\na.nrrd\ta.mrk.json;b.mrk.json\tout/a.nrrd\nc.nrrd\tc.mrk.json\tout/c.nrrd\n",
+        'sep=;\r\nVolume;ROI;Output\r\na.nrrd;"a.mrk.json; b.mrk.json";out/a.nrrd\r\nc.nrrd;c.mrk.json;out/c.nrrd\r\n',
+        "Volume,ROI,OUTPUT\na.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd\nc.nrrd,c.mrk.json,out/c.nrrd\n",
+        "volume,roi,output,\na.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd,\nc.nrrd,c.mrk.json,out/c.nrrd,\n",
+        "volume,roi,output\na.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd,,\nc.nrrd,c.mrk.json,out/c.nrrd\n",
+        'comment,volume,roi,output,Note\n"late, of Tuesday\nor Wednesday",a.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd\n'
+        ",c.nrrd,c.mrk.json,out/c.nrrd,5 mm\n",
+        "# of the first week\n\nvolume,roi,output\na.nrrd,a.mrk.json;b.mrk.json,out/a.nrrd\n# c.nrrd,x,y\n,,\n"
+        "c.nrrd,c.mrk.json,out/c.nrrd\n",
+        '\ufeff"volume";"roi";"output";\n"a.nrrd";"a.mrk.json;b.mrk.json";"out/a.nrrd";\n"c.nrrd";"c.mrk.json";"out/c.nrrd";',
+    ],
+    ids=[
+        "commas",
+        "semicolons",
+        "tabs",
+        "excel",
+        "capitals",
+        "trailing comma",
+        "in one row",
+        "comments",
+        "#",
+        "quotes",
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_and_people_write_it(tmp_path, text):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(text.encode("utf-8"))
+    rows = [
+        (str(case.volume.relative_to(tmp_path)), tuple(file.name for file in case.roi_files),
+         case.output.relative_to(tmp_path).as_posix())
+        for case in read_manifest(path, as_name)
+    ]  # fmt: skip
+    assert rows == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("volume;roi;output\na.nrrd;a.mrk.json;b.mrk.json;c.nrrd\n", "line 2: more cells than .* that hold semicolons"),
+        ("volume,roi,output,\na.nrrd,a.mrk.json,c.nrrd,lost\n", "line 2: more cells than columns"),
+        ('volume,roi,output,comment\na.nrrd,a.mrk.json,c.nrrd,"open\nb.nrrd,b.mrk.json,d.nrrd,\n', "left open"),
+        ('volume,roi,output\na.nrrd,"a.mrk.json,c.nrrd\nb.nrrd,"b.mrk.json,d.nrrd\n', "left open"),
+        ("volume,roi,output,Volume\na.nrrd,a.mrk.json,c.nrrd,b.nrrd\n", "the column volume is there more than once"),
+        ("volume,box_mm,output\na.nrrd,1 2 3 4 5,c.nrrd\n", "column box_mm needs 6 numbers, not '1 2 3 4 5'"),
+        ("volume,roi,output,margin\na.nrrd,a.mrk.json,c.nrrd,5\n", "line 2: A margin of 5 mm: .* boxes round a mask"),
+    ],
+)
+def test_a_table_that_would_lose_a_cell_is_refused(tmp_path, text, message):
+    path = tmp_path / "cases.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path, as_name)
+
+
+def test_a_folder_is_no_table_and_says_what_a_table_is(tmp_path):
+    with pytest.raises(ManifestError, match=r"a folder, and a batch is a table: .*'volume,roi,output'"):
+        read_manifest(tmp_path, as_name)
+
+
+def test_a_folder_of_images_leads_to_the_batch(case, tmp_path):
+    (tmp_path / "scans").mkdir()
+    case.volume.rename(tmp_path / "scans" / "one.nrrd")
+    with pytest.raises(ImageFileError, match=r"holds 1 image files, such as one\.nrrd: .*`dbsam batch`"):
+        run_case(replace(case, volume=tmp_path / "scans"), no_model)
+
+
+def test_a_box_between_two_corners_in_mm_is_that_of_its_voxels(case):
+    # I, J, K of the block's box run along R, P, S: edges at I 3.5 and 15.5, J 2.5 and 12.5, K 1.5 and 5.5.
+    corners = (-6.5, 27.5, 8.0, 5.5, 17.5, 16.0)
+    report = run_case(replace(case, roi_files=(), boxes_mm=(corners,)), ThresholdPredictor)
+    np.testing.assert_array_equal(images.read_labelmap(case.output)[0], truth_KJI())
+    assert report["segments"][0]["name"] == "Segment_1"
+    swapped = (*corners[3:], *corners[:3])
+    assert (
+        run_case(replace(case, roi_files=(), boxes_mm=(swapped,)), ThresholdPredictor)["segments"][0]["voxels"] == 192
+    )
+
+
+def test_a_mask_gives_a_box_round_each_label_with_a_margin(case, tmp_path):
+    labels = np.zeros(GEOMETRY.shape_KJI, np.uint8)
+    labels[2:6, 6:10, 7:13] = 7  # the block without its rim
+    labels[0, 0, 0] = 2
+    images.write_labelmap(tmp_path / "rough.nii.gz", labels, GEOMETRY)
+    found = []
+    for margin in (0.0, 1.0):
+        masked = replace(case, roi_files=(), mask_files=(tmp_path / "rough.nii.gz",), margin_mm=margin)
+        report = run_case(masked, ThresholdPredictor)
+        found.append({segment["name"]: segment["voxels"] for segment in report["segments"]})
+    # The slices are 2 mm apart: 1 mm more on each side shows no further slice's centre of the block.
+    assert found == [{"rough_2": 0, "rough_7": 4 * 4 * 6}, {"rough_2": 0, "rough_7": 4 * 6 * 8}]
+
+
+def test_a_mask_on_another_grid_lies_where_its_file_says(case, tmp_path):
+    """Half the spacing, another origin, turned by 180 degrees about S."""
+    matrix = np.diag([-0.5, 0.5, 1.0, 1.0])
+    matrix[:3, 3] = 12.0, 10.0, 5.0
+    grid = ImageGeometry(matrix, (48, 40, 16))
+    block = GEOMETRY.ijk_to_ras @ [[5.5, 13.5], [4.5, 10.5], [1.5, 5.5], [1, 1]]  # its edges
+    i, j, k = np.sort((grid.ras_to_ijk @ block)[:3], axis=1)
+    labels = np.zeros(grid.shape_KJI, np.uint8)
+    inside = tuple(slice(int(np.ceil(low)), int(np.floor(high)) + 1) for low, high in (k, j, i))
+    labels[inside] = 1
+    images.write_labelmap(tmp_path / "fine.nrrd", labels, grid)
+    masked = replace(case, roi_files=(), mask_files=(tmp_path / "fine.nrrd",), margin_mm=1.0)
+    assert run_case(masked, ThresholdPredictor)["segments"][0]["name"] == "fine"
+    np.testing.assert_array_equal(images.read_labelmap(case.output)[0], truth_KJI())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(GEOMETRY.shape_KJI, np.uint8), r"mask\.nrrd: the mask is empty"),
+        (block_voxels() - 300, r"mask\.nrrd: labels go from -290 to -100; a label is 0 or more"),
+        (np.arange(24 * 20 * 8, dtype=np.int16).reshape(GEOMETRY.shape_KJI), "3840 values from 0 to 3839"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused(case, tmp_path, labels, message):
+    images.write_volume(tmp_path / "mask.nrrd", labels, GEOMETRY)
+    with pytest.raises(ValueError, match=message):
+        run_case(replace(case, roi_files=(), mask_files=(tmp_path / "mask.nrrd",)), no_model)
+
+
+def test_a_mask_of_a_picture_is_taken_pixel_by_pixel_or_not_at_all(tmp_path):
+    picture = block_voxels()[3].astype(np.uint8)
+    images.write_png(tmp_path / "photo.png", picture)
+    images.write_png(tmp_path / "mask.png", np.where(picture == 200, 255, 0).astype(np.uint8))
+    case = Case(tmp_path / "photo.png", tmp_path / "out.png", mask_files=(tmp_path / "mask.png",), margin_mm=2.0)
+    [segment] = run_case(case, ThresholdPredictor)["segments"]
+    np.testing.assert_array_equal(images.read_labelmap(case.output)[0][0], truth_KJI()[3])
+    assert (segment["voxels"], segment["volume_ml"]) == (48, None), "nobody knows how large its pixels are"
+    images.write_png(tmp_path / "mask.png", np.ones((20, 30), np.uint8))
+    with pytest.raises(ValueError, match=r"a mask of \(30, 20, 1\) pixels for an image of \(24, 20, 1\)"):
+        run_case(case, no_model)
+    with pytest.raises(ValueError, match=r"photo\.png doesn't say how large its pixels are.* give it in pixels"):
+        run_case(replace(case, mask_files=(), margin_mm=0.0, boxes_mm=((0, 0, 0, 9, 9, 9),)), no_model)
+
+
+def test_a_box_that_is_cut_off_at_the_image_is_warned_of(case, caplog):
+    run_case(replace(case, roi_files=(), boxes_ijk=((-3, 5, 2, 9, 7, 9),)), ThresholdPredictor)
+    assert caplog.messages == [
+        "Segment_1: the box reaches beyond the image and is cut off there: by 3.0 voxels at the start of I, by 2.0 "
+        "voxels at the end of K. Was it drawn on this image?"
+    ]
+    caplog.clear()
+    run_case(replace(case, roi_files=(), boxes_ijk=((0, 0, 0, 23, 19, 7),)), ThresholdPredictor)
+    assert caplog.messages == [], "to the very edge"
 
 
 def test_a_header_may_have_blanks_round_its_names(tmp_path):

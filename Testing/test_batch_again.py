@@ -15,8 +15,9 @@ from cases import GEOMETRY, block_voxels, roi_box, write_case
 from test_dicom_stack import write_slice
 from threshold_predictor import ThresholdPredictor
 
-from dbsam.cli.batch import BatchModel, BatchSummary, read_manifest, run_batch
+from dbsam.cli.batch import BatchModel, BatchSummary, run_batch
 from dbsam.cli.case import Case
+from dbsam.cli.manifest import read_manifest
 from dbsam.io import images
 from dbsam.io.roi_markups import MarkupsRoi, write_roi
 

@@ -89,6 +89,25 @@ def test_a_picture_and_a_rectangle_give_a_picture(weights):
     assert images.read_labelmap("mask.png")[0].shape == (1, 20, 24)
 
 
+def test_what_is_said_of_a_picture_counts_pixels(weights, capsys):
+    images.write_png("photo.png", block_voxels()[3].astype(np.uint8))
+    assert segment(weights, "photo.png", "--box", "4", "3", "15", "12", "--output", "mask.png") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert re.match(r"Segment_1: [\d,]+ pixels", line)
+    assert "ml" not in line
+
+
+def test_a_box_in_mm_may_have_negative_numbers_in_any_form(weights, capsys):
+    found = []
+    for box in (["--box-mm", "-6.5", "2.75e1", "8.", "-1e-1", "17.5", "16"], ["--box-mm", "-.1", "17.5", "8", "-6.5"]):
+        corners = [*box, *["27.5", "16."][: 7 - len(box)]]
+        assert segment(weights, "volume.nrrd", *corners, "--output", "m.nrrd", "--json") == 0
+        found.append(json.loads(capsys.readouterr().out)["segments"][0]["slices"])
+    assert found[0] == found[1]
+    # From R -6.5 to -0.1 and from A 27.5 to 17.5, with the first voxel's centre at -10 and 30.
+    assert {tuple(row["box_xyxy"]) for row in found[0]} == {(3.5, 2.5, 9.9, 12.5)}
+
+
 @pytest.mark.parametrize(
     "window",
     [
@@ -108,7 +127,9 @@ def test_a_window_may_have_a_negative_level(weights, capsys, window):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "out.nrrd"], "Nothing says where the structure is: give an ROI file or a box"),
+        (["--output", "out.nrrd"], "Nothing says where the structure is: give an ROI file, a box or a mask"),
+        (["b.nrrd", "--roi", "block.mrk.json", "--output", "o.nrrd"], "2 volumes: this command does one. For many, by"),
+        (["--box-from", "m.nrrd", "--margin", "-1", "--output", "o.nrrd"], "A margin of -1 mm"),
         (["--roi", "block.mrk.json", "--output", "out.txt"], "out.txt: unknown ending"),
         (["--roi", "block.mrk.json", "--output", "o.nrrd", "--overlay", "o.jpg"], "o.jpg: the overlay is a .png"),
         (["--roi", "block.mrk.json", "--output", "volume.nrrd"], "volume.nrrd: an output would overwrite an input"),
@@ -135,6 +156,7 @@ def test_wrong_arguments_are_told_with_the_usage(capsys, arguments, message):
         (["volume.nrrd", "--roi", "missing.mrk.json"], ExitCode.FILES, "missing.mrk.json: no such ROI file"),
         (["block.mrk.json", "--roi", "block.mrk.json"], ExitCode.FILES, "block.mrk.json: not an image"),
         (["volume.nrrd", "--roi", "volume.nrrd"], ExitCode.FILES, "is not a JSON file"),
+        (["volume.nrrd", "--box-from", "missing.nrrd"], ExitCode.FILES, "missing.nrrd: no such file"),
         (["volume.nrrd", "--box-ijk", "90", "0", "0", "99", "9", "9"], ExitCode.FILES, "lies outside the volume"),
         (["volume.nrrd", "--roi", "block.mrk.json", "--model", "nothing"], ExitCode.WEIGHTS, "named 'nothing'"),
         (["volume.nrrd", "--roi", "block.mrk.json", "--model", "gone.safetensors"], ExitCode.WEIGHTS, "no weights"),

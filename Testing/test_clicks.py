@@ -12,8 +12,8 @@ from phantoms import centred_grid, random_rotation, whole_box
 from threshold_predictor import ThresholdPredictor
 
 import dbsam
-from dbsam.cli.batch import ManifestError, read_manifest
 from dbsam.cli.case import Case, run_case
+from dbsam.cli.manifest import ManifestError, read_manifest
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.inference.segmenter import (
     Cancelled,

@@ -1,4 +1,7 @@
-"""The library in two calls: load a predictor once, segment as often as needed."""
+"""The library in two calls: load a predictor once, segment as often as needed.
+
+Many volumes, by one load of the model: pass the same predictor to each call, or write a table for `dbsam batch`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from typing import TYPE_CHECKING
 from dbsam.geometry.grid import OrientedBox
 from dbsam.inference.predictor import DeviceError
 from dbsam.io.roi_markups import MarkupsRoi, read_roi, refuse_inside_out
+from dbsam.preprocess.prompts import SliceBoxes, cut_off_note
+from dbsam.preprocess.volume import Volume
 
 if TYPE_CHECKING:
     from dbsam.inference.embedding_cache import EmbeddingCache
     from dbsam.inference.predictor import ModelPredictor, SlicePredictor
-    from dbsam.inference.segmenter import PointPrompt, SliceBoxes, Volume, VolumeSegmentation
+    from dbsam.inference.segmenter import PointPrompt, VolumeSegmentation
     from dbsam.preprocess.intensity import IntensityRule
     from dbsam.progress import CancelToken, ProgressCallback
 
@@ -91,7 +96,9 @@ def segment(
 
     Args:
         volume: A volume, or a file or DICOM folder to read it from.
-        roi: An oriented box in RAS, an ROI, a Slicer ROI file (`.mrk.json`) that holds one, or rectangles on slices.
+        roi: An oriented box (`OrientedBox.from_ijk` for voxels, `OrientedBox.from_corners_ras` for mm), an ROI, a
+            Slicer ROI file (`.mrk.json`) that holds one, or rectangles on slices. What reaches beyond the image is cut
+            off with a warning.
         model: What `load_predictor` returned, or a name or weights file for it.
         device: Where a model given by name or file computes.
         axis: "auto" (largest spacing, else axial), "I", "J", "K", "axial", "coronal", "sagittal", or 0, 1, 2.
@@ -107,6 +114,7 @@ def segment(
         The mask in the volume's own grid, with a report on each slice.
 
     Raises:
+        TypeError: An array as volume or bare numbers as box, which don't say where the voxels lie and what is counted.
         ValueError: The file holds no or several ROIs, the ROI is inside out, the box or a point lies outside the
             volume, a name is unknown, or there are points and the model wasn't trained with clicks.
         CheckpointError: The model's weights cannot be used.
@@ -114,6 +122,7 @@ def segment(
     """
     from dbsam.inference.segmenter import VolumeSegmenter
 
+    _refuse_other_types(volume, roi, model)
     if isinstance(volume, (str, os.PathLike)):
         from dbsam.io.images import read_volume
 
@@ -122,6 +131,8 @@ def segment(
     if isinstance(prompt, MarkupsRoi):
         refuse_inside_out(prompt)
         prompt = prompt.box
+    if note := cut_off_note(prompt, volume.geometry):
+        logger.warning("%s", note)
     if isinstance(model, (str, os.PathLike)):
         model = load_predictor(model, device, progress=progress, cancel=cancel)
     segmenter = VolumeSegmenter(model, cache)
@@ -133,6 +144,34 @@ def segment(
     if not points:
         return result
     return segmenter.correct(volume, result, points, spread=spread, progress=progress, cancel=cancel)
+
+
+def _refuse_other_types(volume: object, roi: object, model: object) -> None:
+    """Refuse what would have to be guessed at.
+
+    Raises:
+        TypeError: One of them is something else than `segment` takes.
+    """
+    if not isinstance(volume, (Volume, str, os.PathLike)):
+        raise TypeError(
+            f"{_kind(volume)} is no volume, because it doesn't say where its voxels lie: give a file or a folder, or "
+            "dbsam.Volume(voxels_KJI, dbsam.ImageGeometry(...)), for a 2D picture dbsam.Volume.from_image2d(pixels). "
+            "Several volumes take a call each."
+        )
+    if not isinstance(roi, (OrientedBox, MarkupsRoi, SliceBoxes, str, os.PathLike)):
+        raise TypeError(
+            f"{_kind(roi)} is no box, because it doesn't say what its numbers count: give "
+            "dbsam.OrientedBox.from_ijk((i0, j0, k0), (i1, j1, k1), volume.geometry) for voxels, both ends included, "
+            "dbsam.OrientedBox.from_corners_ras(corner, opposite) for mm, dbsam.SliceBoxes for rectangles on slices, "
+            "or an ROI file. Several boxes take a call each."
+        )
+    if not isinstance(model, (str, os.PathLike)) and not hasattr(model, "region_for"):
+        raise TypeError(f"{_kind(model)} is no predictor: give what dbsam.load_predictor returns, or a name or file.")
+
+
+def _kind(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__module__}.{type(value).__qualname__}{f' of shape {tuple(shape)}' if shape else ''}"
 
 
 def _single_roi(path: str | os.PathLike[str]) -> MarkupsRoi:

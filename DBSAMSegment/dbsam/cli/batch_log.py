@@ -92,7 +92,7 @@ def fingerprint(case: Case, folder: Path, inputs: dict[str, State], model: list[
 
 
 def states_of_inputs(case: Case, folder: Path) -> dict[str, State]:
-    """The state of the volume, of each ROI file and of each point list."""
+    """The state of the volume and of each file that says where the structure is."""
     return {name_of(path, folder): _state_of(path) for path in case.inputs}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.cli.case_boxes import check_inside, clicks, rois_in_volume, rois_of_files
 from dbsam.io.files import check_place
-from dbsam.io.roi_markups import MarkupsRoi, read_points, read_roi, refuse_inside_out
 from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
-from dbsam.preprocess.prompts import PointPrompt, PromptPlan
 
 if TYPE_CHECKING:
     from dbsam.inference.predictor import SlicePredictor
@@ -38,6 +37,9 @@ class Case:
         roi_files: Slicer ROI files; every ROI becomes a segment.
         boxes_ijk: Boxes of voxels i0, j0, k0, i1, j1, k1, both ends included; a segment each, after the ROIs.
         boxes_xyxy: Rectangles x0, y0, x1, y1 on a 2D image, both ends included; a segment each, after the boxes.
+        boxes_mm: Boxes between two corners r0, a0, s0, r1, a1, s1 in mm RAS; a segment each, after the rectangles.
+        mask_files: Labelmaps; a segment for the box round each label, after the ROIs.
+        margin_mm: How far these boxes reach beyond the label on every side.
         point_files: Slicer point lists, see `read_points`: clicks that correct the one structure.
         include: Clicks where the structure is, in RAS mm.
         exclude: Clicks where it isn't.
@@ -56,6 +58,9 @@ class Case:
     roi_files: tuple[Path, ...] = ()
     boxes_ijk: tuple[tuple[int, ...], ...] = ()
     boxes_xyxy: tuple[tuple[int, ...], ...] = ()
+    boxes_mm: tuple[tuple[float, ...], ...] = ()
+    mask_files: tuple[Path, ...] = ()
+    margin_mm: float = 0.0
     point_files: tuple[Path, ...] = ()
     include: tuple[tuple[float, ...], ...] = ()
     exclude: tuple[tuple[float, ...], ...] = ()
@@ -70,20 +75,22 @@ class Case:
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """All files that are read."""
-        return (self.volume, *self.roi_files, *self.point_files)
+        """The files and folders that are read."""
+        return self.volume, *self.roi_files, *self.mask_files, *self.point_files
 
     def check_names(self) -> None:
         """Refuse outputs that could not be written after the work was done.
 
         Raises:
-            ValueError: There is no prompt, a file name has an ending that nothing is written to, or an output would
-                overwrite an input.
+            ValueError: There is no prompt, a margin without masks or below 0, a file name has an ending that nothing is
+                written to, or an output would overwrite an input.
         """
         from dbsam.io.images import labelmap_ending
 
-        if not (self.roi_files or self.boxes_ijk or self.boxes_xyxy):
-            raise ValueError("Nothing says where the structure is: give an ROI file or a box.")
+        if not (self.roi_files or self.mask_files or self.boxes_ijk or self.boxes_xyxy or self.boxes_mm):
+            raise ValueError("Nothing says where the structure is: give an ROI file, a box or a mask.")
+        if not 0 <= self.margin_mm < math.inf or (self.margin_mm and not self.mask_files):
+            raise ValueError(f"A margin of {self.margin_mm:g} mm: it is 0 or more, and for the boxes round a mask.")
         if not _is_segmentation(self.output):
             labelmap_ending(self.output)
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
@@ -117,22 +124,22 @@ def run_case(
         Cancelled: `cancel` was cancelled.
     """
     from dbsam.inference.segmenter import VolumeSegmenter
-    from dbsam.io.images import check_labelmap, read_volume, write_labelmap, write_png
+    from dbsam.io.images import check_labelmap, write_labelmap, write_png
     from dbsam.io.overlay import render_overlay
 
     started = time.monotonic()
     case.check_names()
     for path in filter(None, (case.output, case.overlay)):
         check_place(path)
-    rois = _read_files(case)
-    volume = read_volume(case.volume, case.series_uid)
+    rois = rois_of_files(case)
+    volume = _read_volume(case)
     if not _is_segmentation(case.output):
         check_labelmap(case.output, volume.geometry)
-    rois += _boxes(case, volume)
-    points = _points(case, volume, [roi.name for roi in rois])
+    rois += rois_in_volume(case, volume)
+    points = clicks(case, volume, [roi.name for roi in rois])
     axis = volume.geometry.axis_index(case.axis)
     for roi in rois:
-        _check_inside(roi, volume, axis)
+        check_inside(roi, volume, axis)
     segmenter = VolumeSegmenter(get_predictor())
     if points:
         segmenter.check_clicks(volume, points, case.spread)
@@ -166,7 +173,7 @@ def run_case(
         "overlay": str(case.overlay) if case.overlay else None,
         "seconds": round(time.monotonic() - started, 3),
         "segments": [
-            _segment_report(label, segment, result)
+            _segment_report(label, segment, result, volume.spacing_known)
             for label, (segment, result) in enumerate(zip(segments, results, strict=True), start=1)
         ],
     }
@@ -176,67 +183,20 @@ def _is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd")
 
 
-def _read_files(case: Case) -> list[MarkupsRoi]:
-    rois = []
-    for file in case.roi_files:
-        if not file.exists():
-            raise FileNotFoundError(f"{file}: no such ROI file.")
-        rois += read_roi(file)
-    for roi in rois:
-        refuse_inside_out(roi)
-    return rois
+def _read_volume(case: Case) -> Volume:
+    from dbsam.io.image_file import ImageFileError
+    from dbsam.io.images import LABELMAP_ENDINGS, read_volume
+    from dbsam.io.pictures import PICTURE_ENDINGS
 
-
-def _boxes(case: Case, volume: Volume) -> list[MarkupsRoi]:
-    """The boxes of voxels as ROIs, named like Slicer's segments."""
-    sizes = volume.geometry.dimensions_ijk
-    corners = [(box[:3], box[3:]) for box in case.boxes_ijk]
-    if case.boxes_xyxy and 1 not in sizes:
-        raise ValueError(
-            f"{case.volume} is no 2D image but a volume of {sizes} voxels: give a box of voxels (--box-ijk I0 J0 K0 I1 "
-            "J1 K1) or an ROI file."
-        )
-    for x0, y0, x1, y1 in case.boxes_xyxy:
-        low, high = [0, 0, 0], [0, 0, 0]
-        for axis, start, end in zip(slice_axes(volume.geometry.default_axis()), (x0, y0), (x1, y1), strict=True):
-            low[axis], high[axis] = start, end
-        corners.append((tuple(low), tuple(high)))
-    return [
-        MarkupsRoi(f"Segment_{number}", OrientedBox.from_ijk(low, high, volume.geometry))
-        for number, (low, high) in enumerate(corners, start=1)
-    ]
-
-
-def _points(case: Case, volume: Volume, structures: Sequence[str]) -> list[PointPrompt]:
-    """The clicks, by files first, then those that include."""
-    points: list[PointPrompt] = []
-    for file in case.point_files:
-        if not file.exists():
-            raise FileNotFoundError(f"{file}: no such point list.")
-        points += read_points(file)
-    for positions, include in ((case.include, True), (case.exclude, False)):
-        points += [PointPrompt((x, y, z), include) for x, y, z in positions]
-    for voxels, include in ((case.include_ijk, True), (case.exclude_ijk, False)):
-        points += [PointPrompt.from_ijk(ijk, volume.geometry, include) for ijk in voxels]
-    if points and len(structures) > 1:
-        raise ValueError(
-            f"Clicks correct one structure, and there are {len(structures)} ({', '.join(structures)}): segment the one "
-            "they are for alone."
-        )
-    return points
-
-
-def _check_inside(roi: MarkupsRoi, volume: Volume, axis: int) -> None:
-    if not slice_boxes_xyxy(roi.box, volume.geometry, axis):
-        raise ValueError(
-            f"The box of {roi.name!r} (centre {np.round(roi.box.center_ras, 1).tolist()} mm RAS) lies outside the "
-            f"volume of {volume.geometry.dimensions_ijk} voxels. Was it drawn on another image, or saved under a "
-            "transform?"
-        )
     try:
-        PromptPlan(roi.box, volume.geometry, axis)
-    except ValueError as error:
-        raise ValueError(f"{roi.name!r}: {error}") from error
+        return read_volume(case.volume, case.series_uid)
+    except ImageFileError as error:
+        names = sorted(entry.name for entry in case.volume.iterdir()) if case.volume.is_dir() else []
+        if images := [name for name in names if name.lower().endswith((*LABELMAP_ENDINGS, *PICTURE_ENDINGS))]:
+            raise ImageFileError(
+                f"{error} It holds {len(images)} image files, such as {images[0]}: many are done by `dbsam batch`."
+            ) from error
+        raise
 
 
 def _naming(progress: ProgressCallback | None, name: str) -> ProgressCallback | None:
@@ -279,14 +239,14 @@ def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
         )
 
 
-def _segment_report(label: int, segment: Segment, result: VolumeSegmentation) -> dict[str, Any]:
+def _segment_report(label: int, segment: Segment, result: VolumeSegmentation, spacing_known: bool) -> dict[str, Any]:
     voxels = int(np.count_nonzero(segment.mask_KJI))
     voxel_mm3 = float(abs(np.linalg.det(result.geometry.ijk_to_ras[:3, :3])))
     return {
         "name": segment.name,
         "label": label,
         "voxels": voxels,
-        "volume_ml": round(voxels * voxel_mm3 / 1000, 3),
+        "volume_ml": round(voxels * voxel_mm3 / 1000, 3) if spacing_known else None,
         "axis": "IJK"[result.axis],
         "strategy": result.strategy,
         "intensity": {

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from dbsam import __version__
 from dbsam.api import load_predictor
 from dbsam.cli import cluster
-from dbsam.cli.batch import COLUMNS, BatchModel, read_manifest, run_batch
+from dbsam.cli.batch import BatchModel, run_batch
 from dbsam.cli.case import Case, run_case
+from dbsam.cli.manifest import COLUMNS, read_manifest
 from dbsam.cli.models import add_commands as add_model_commands
 from dbsam.cli.terminal import ProgressBar, log_to_terminal
 from dbsam.geometry.grid import AXIS_NAMES
@@ -74,15 +75,21 @@ examples:
       A labelmap, 1 in the liver and 2 in the spleen, and a picture to check them by eye.
   dbsam segment dicom_folder/ --box-ijk 120 90 10 260 210 42 --window ct-lung --output lung.nrrd
       Voxels from I=120, J=90, K=10 to I=260, J=210, K=42, both ends included.
+  dbsam segment ct.nrrd --box-mm -80 -40 12.5 20 60 140 --output liver.nrrd
+      Two opposite corners R A S in mm, as Slicer and NIfTI count them (DICOM and ITK: the first two with other signs).
+  dbsam segment ct.nrrd --box-from rough.nii.gz --margin 5 --output better.nii.gz
+      A box round each label of a mask, 5 mm wider on every side.
   dbsam segment polyp.png --box 40 60 180 170 --output polyp_mask.png
       A rectangle on a 2D image, X0 Y0 X1 Y1 in pixels from the upper left corner, both ends included.
+
+Many volumes, by one load of the model: dbsam batch TABLE.csv, see dbsam batch --help.
 """
 
 _BATCH_HELP = f"""\
 Segment every case of a table. A case that fails is reported and the others go on; a second run does only what is not
 done yet, or has changed. What was done is kept in MANIFEST.csv.done.jsonl.
 
-columns of the manifest (CSV with a header; relative paths are relative to the manifest):
+columns of the manifest (CSV with a header, between commas, semicolons or tabs; paths are relative to the manifest):
 {chr(10).join(f"  {name:9} {meaning}" for name, meaning in COLUMNS.items())}
 
 example, cases.csv:
@@ -201,12 +208,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     segment = add(
         _SEGMENT_HELP, name="segment", help="segment one volume or image", parents=[common, models],
-        usage="dbsam segment VOLUME (--roi FILE ... | --box-ijk I0 J0 K0 I1 J1 K1 | --box X0 Y0 X1 Y1) --output OUT "
-        "[options]",
+        usage="dbsam segment VOLUME (--roi FILE ... | --box-ijk I0 J0 K0 I1 J1 K1 | --box-mm R0 A0 S0 R1 A1 S1 | "
+        "--box-from MASK ... | --box X0 Y0 X1 Y1) --output OUT [options]",
     )  # fmt: skip
     segment.add_argument(
-        "volume", type=Path, metavar="VOLUME", help="NRRD, NIfTI, MHA, PNG, JPEG, TIFF, or a DICOM file or folder"
-    )
+        "volumes", type=Path, nargs="+", metavar="VOLUME",
+        help="one file in NRRD, NIfTI, MHA, PNG, JPEG, TIFF or DICOM, or one DICOM folder",
+    )  # fmt: skip
     prompts = segment.add_argument_group("where the structure is (at least one)")
     prompts.add_argument(
         "--roi", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="Slicer ROI files (.mrk.json)"
@@ -214,6 +222,18 @@ def build_parser() -> argparse.ArgumentParser:
     prompts.add_argument(
         "--box-ijk", type=int, nargs=6, action="append", default=[], metavar=("I0", "J0", "K0", "I1", "J1", "K1"),
         help="a box of voxels, may be repeated",
+    )  # fmt: skip
+    prompts.add_argument(
+        "--box-mm", type=float, nargs=6, action="append", default=[], metavar=("R0", "A0", "S0", "R1", "A1", "S1"),
+        help="a box between two opposite corners in mm RAS, may be repeated",
+    )  # fmt: skip
+    prompts.add_argument(
+        "--box-from", type=Path, nargs="+", action="extend", default=[], metavar="MASK",
+        help="masks: a box round each label",
+    )  # fmt: skip
+    prompts.add_argument(
+        "--margin", type=float, default=0.0, metavar="MM",
+        help="with --box-from: how much wider the box is on every side, in mm (in pixels on a picture; default 0)",
     )  # fmt: skip
     prompts.add_argument(
         "--box", type=int, nargs=4, action="append", default=[], metavar=("X0", "Y0", "X1", "Y1"),
@@ -280,12 +300,20 @@ def _parser(make: Callable[..., argparse.ArgumentParser], text: str, **arguments
 
 
 def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
+    if len(arguments.volumes) > 1:
+        arguments.parser.error(
+            f"{len(arguments.volumes)} volumes: this command does one. For many, by one load of the model, write a "
+            "table, with the line 'volume,roi,output' and below it a line for each: see dbsam batch --help."
+        )
     case = Case(
-        volume=arguments.volume,
+        volume=arguments.volumes[0],
         output=arguments.output,
         roi_files=tuple(arguments.roi),
         boxes_ijk=tuple(map(tuple, arguments.box_ijk)),
         boxes_xyxy=tuple(map(tuple, arguments.box)),
+        boxes_mm=tuple(map(tuple, arguments.box_mm)),
+        mask_files=tuple(arguments.box_from),
+        margin_mm=arguments.margin,
         point_files=tuple(arguments.points),
         include=tuple(map(tuple, arguments.include)),
         exclude=tuple(map(tuple, arguments.exclude)),
@@ -303,7 +331,7 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
     except ValueError as error:
         arguments.parser.error(str(error))
     model = _ModelOnDemand(arguments, cancel)
-    with ProgressBar(arguments.volume.name, arguments.quiet) as bar:
+    with ProgressBar(case.volume.name, arguments.quiet) as bar:
         report = {"model": arguments.model} | run_case(case, model, bar, cancel) | {"device": model.device}
     if arguments.json:
         print(json.dumps(report, indent=2))
@@ -315,7 +343,11 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
 def _print_report(report: dict[str, Any]) -> None:
     for segment in report["segments"]:
         found = [row for row in segment["slices"] if row["area_pixels"]]
-        line = f"{segment['name']}: {segment['volume_ml']:g} ml, {segment['voxels']:,} voxels"
+        line = f"{segment['name']}: "
+        if segment["volume_ml"] is None:
+            line += f"{segment['voxels']:,} pixels"
+        else:
+            line += f"{segment['volume_ml']:g} ml, {segment['voxels']:,} voxels"
         if found:
             lowest = min(found, key=lambda row: row["predicted_iou"])
             indices = [row["index"] for row in found]

@@ -169,6 +169,21 @@ class OrientedBox:
         center = to_ras[:3, :3] @ ((low + high) / 2) + to_ras[:3, 3]
         return cls(center, to_ras[:3, :3].T * ((high - low + 1) / 2)[:, None])
 
+    @classmethod
+    def from_corners_ras(cls, corner: Sequence[float], opposite: Sequence[float]) -> OrientedBox:
+        """Returns the box along R, A and S between two opposite corners (3,), in mm, in any order.
+
+        Raises:
+            ValueError: it is flat, or the corners are not three finite numbers each.
+        """
+        one, other = _read_only(corner, (3,), "a corner"), _read_only(opposite, (3,), "a corner")
+        return cls((one + other) / 2, np.diag(np.abs(other - one) / 2))
+
+    def grown(self, margin_mm: float) -> OrientedBox:
+        """Returns the box with each face moved outwards by `margin_mm` along its half axis."""
+        lengths = np.linalg.norm(self.half_axes_ras, axis=1, keepdims=True)
+        return OrientedBox(self.center_ras, self.half_axes_ras * (1 + margin_mm / lengths))
+
     def corners_ras(self) -> FloatArray:
         """Returns the (8, 3) corners in mm; the last half axis changes sign fastest, starting from minus."""
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
@@ -206,6 +221,17 @@ def box_in_slices(box: OrientedBox, geometry: ImageGeometry, axis: int) -> BoxIn
     center_ijk = to_ijk[:3, :3] @ box.center_ras + to_ijk[:3, 3]
     half_axes_ijk = box.half_axes_ras @ to_ijk[:3, :3].T
     return BoxInSlices(center_ijk[order], half_axes_ijk[:, order], geometry.dimensions_ijk[axis])
+
+
+def voxels_beyond(box: OrientedBox, geometry: ImageGeometry) -> FloatArray:
+    """Returns how far a box reaches beyond a volume: (3, 2) voxels before the first and after the last of I, J, K.
+
+    Zero where it does not, and along an axis with a single voxel, beyond which every box of a picture reaches.
+    """
+    corners = box.corners_ras() @ geometry.ras_to_ijk[:3, :3].T + geometry.ras_to_ijk[:3, 3]
+    sizes = np.array(geometry.dimensions_ijk)
+    beyond = np.stack([-0.5 - corners.min(axis=0), corners.max(axis=0) - (sizes - 0.5)], axis=1)
+    return np.where((beyond > TOLERANCE) & (sizes > 1)[:, None], beyond, 0.0)
 
 
 def slice_polygon(box: OrientedBox, geometry: ImageGeometry, axis: int, index: float) -> FloatArray:

@@ -31,6 +31,10 @@ _LARGEST_COSINE = 1e-3  # lets files pass whose numbers were rounded by hand
 _AXIS_ALIGNED = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 
+class RoiFileError(ValueError):
+    """A markups file that holds no ROI that can be used; the message names it and says what to do."""
+
+
 @dataclass(frozen=True)
 class MarkupsRoi:
     """One ROI of a markups file.
@@ -55,12 +59,12 @@ def read_roi(path: str | Path) -> list[MarkupsRoi]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a markups file, holds no ROI, or an ROI is incomplete, has no volume or is sheared.
+        RoiFileError: the file is no markups file, holds no ROI, or an ROI is incomplete, has no volume or is sheared.
     """
     path = Path(path)
     markups = _read_markups(path)
     if not any(markup.get("type") == "ROI" for markup in markups):
-        raise ValueError(
+        raise RoiFileError(
             f"{path} holds no ROI (it holds: {_kinds(markups)}). Place an ROI in Slicer's Markups and save that."
         )
     file_name = re.sub(r"(\.mrk)?\.json$", "", path.name, flags=re.IGNORECASE)
@@ -89,7 +93,7 @@ def read_points(path: str | Path) -> list[PointPrompt]:
         if markup.get("type") == "Fiducial":
             points += _points_of(markup, path)
     if not points:
-        raise ValueError(
+        raise RoiFileError(
             f"{path} holds no point (it holds: {_kinds(markups)}). Place points in Slicer's Markups and save the list."
         )
     return points
@@ -127,12 +131,12 @@ def _read_markups(path: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
+        raise RoiFileError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
     content: dict[str, Any] = document if isinstance(document, dict) else {}
     schema, markups = content.get("@schema"), content.get("markups")
     is_list_of_markups = isinstance(markups, list) and all(isinstance(markup, dict) for markup in markups)
     if markups is None or not is_list_of_markups or not re.search(r"markups-schema-v1\.", str(schema)):
-        raise ValueError(
+        raise RoiFileError(
             f"{path} is not a Slicer markups file of schema 1 (its @schema is {schema!r}). "
             "Save it in Slicer as .mrk.json."
         )
@@ -148,7 +152,7 @@ def _points_of(markup: Mapping[str, Any], path: Path) -> list[PointPrompt]:
     where = f"Point list {name!r} of {path}"
     controls = markup.get("controlPoints", [])
     if not isinstance(controls, list) or not all(isinstance(control, dict) for control in controls):
-        raise ValueError(f"{where} has {controls!r} as 'controlPoints'. Save it in Slicer again.")
+        raise RoiFileError(f"{where} has {controls!r} as 'controlPoints'. Save it in Slicer again.")
     flip = _flip_of(markup, where)
     points = []
     for control in controls:
@@ -164,25 +168,25 @@ def _points_of(markup: Mapping[str, Any], path: Path) -> list[PointPrompt]:
 def _flip_of(markup: Mapping[str, Any], where: str) -> np.ndarray:
     system = markup.get("coordinateSystem", "LPS")
     if not isinstance(system, str) or system not in _FLIPS:
-        raise ValueError(f"{where} has the coordinate system {system!r}. Save it as LPS or RAS.")
+        raise RoiFileError(f"{where} has the coordinate system {system!r}. Save it as LPS or RAS.")
     return _FLIPS[system]
 
 
 def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> MarkupsRoi:
     where = f"ROI {name!r} of {path}"
     if not isinstance(name, str):
-        raise ValueError(f"{where} has the name {name!r}, which is no text. Name it in Slicer and save it again.")
+        raise RoiFileError(f"{where} has the name {name!r}, which is no text. Name it in Slicer and save it again.")
     flip = _flip_of(markup, where)
     size = _numbers(markup, "size", 3, where)
     if size.min() <= 0:
-        raise ValueError(f"{where} has the size {size.tolist()} mm. Give it a positive size along every axis.")
+        raise RoiFileError(f"{where} has the size {size.tolist()} mm. Give it a positive size along every axis.")
     orientation = _numbers({"orientation": _AXIS_ALIGNED, **markup}, "orientation", 9, where).reshape(3, 3)
     center = _numbers(markup, "center", 3, where)
     try:
         # The columns are the ROI's axes. Slicer does not normalise them: a scaled ROI stays scaled.
         box = OrientedBox(center * flip, orientation.T * flip * (size / 2)[:, None])
     except ValueError as error:
-        raise ValueError(f"{where} encloses no volume: {error}") from error
+        raise RoiFileError(f"{where} encloses no volume: {error}") from error
     _require_right_angles(box, where)
     return MarkupsRoi(
         name=name,
@@ -196,7 +200,7 @@ def _roi_from_markup(markup: Mapping[str, Any], name: str, path: Path) -> Markup
 def _color(markup: Mapping[str, Any], where: str) -> tuple[float, float, float] | None:
     display = markup.get("display", {})
     if not isinstance(display, dict):
-        raise ValueError(f"{where} has {display!r} as 'display', which holds its colour. Save it in Slicer again.")
+        raise RoiFileError(f"{where} has {display!r} as 'display', which holds its colour. Save it in Slicer again.")
     # ROI points are "selected" unless the user unticks them.
     key = "selectedColor" if "selectedColor" in display else "color"
     if display.get(key) is None:
@@ -251,7 +255,7 @@ def _require_right_angles(box: OrientedBox, where: str) -> None:
     cosines = np.abs(axes @ axes.T - np.eye(3))
     if cosines.max() > _LARGEST_COSINE:
         degrees = math.degrees(math.acos(min(1.0, cosines.max())))
-        raise ValueError(
+        raise RoiFileError(
             f"{where} is sheared: two of its axes are {degrees:.2f} degrees apart. Slicer's ROIs are right-angled; "
             "use one that encloses it."
         )
@@ -261,5 +265,5 @@ def _numbers(markup: Mapping[str, Any], key: str, count: int, where: str) -> np.
     values = markup.get(key)
     usable = isinstance(values, list) and len(values) == count
     if not usable or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values or []):
-        raise ValueError(f"{where} needs {count} numbers as {key!r}, not {values!r}. Save it in Slicer again.")
+        raise RoiFileError(f"{where} needs {count} numbers as {key!r}, not {values!r}. Save it in Slicer again.")
     return np.array(values, dtype=np.float64)

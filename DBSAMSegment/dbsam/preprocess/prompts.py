@@ -17,12 +17,15 @@ from dbsam.geometry.grid import (
     interpolate_boxes,
     slice_axes,
     slice_boxes_xyxy,
+    voxels_beyond,
 )
 from dbsam.geometry.plane_cut import TOLERANCE
 
 # The object goes on round a click beside the box; how far is not known.
 _CLICK_MARGIN_SHARE = 0.1  # of the rectangle's longer side
 _CLICK_MARGIN_PIXELS = 3.0
+
+_LEAST_CUT_OFF = 0.5  # voxels; less hides no voxel's centre
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,6 +283,25 @@ class PromptPlan:
             self.axis: (self.indices[0], self.indices[-1]),
         }
         return extent[0], extent[1], extent[2]
+
+
+def cut_off_note(prompt: Prompt, geometry: ImageGeometry) -> str:
+    """A sentence on where a prompt reaches beyond the image by half a voxel or more; empty where it doesn't."""
+    if isinstance(prompt, OrientedBox):
+        beyond = voxels_beyond(prompt, geometry)
+    else:
+        corners = np.stack([np.asarray(box, float) for box in prompt.key_boxes.values()]).reshape(-1, 2, 2)
+        beyond = np.zeros((3, 2))
+        for n, axis in enumerate(slice_axes(prompt.axis)):
+            last = geometry.dimensions_ijk[axis] - 0.5
+            beyond[axis] = -0.5 - corners[..., n].min(), corners[..., n].max() - last
+    places = [
+        f"by {beyond[axis, end]:.1f} voxels at the {('start', 'end')[end]} of {'IJK'[axis]}"
+        for axis, end in np.argwhere(beyond >= _LEAST_CUT_OFF)
+    ]
+    if not places:
+        return ""
+    return f"the box reaches beyond the image and is cut off there: {', '.join(places)}. Was it drawn on this image?"
 
 
 def _drawn_boxes(prompt: SliceBoxes, geometry: ImageGeometry) -> dict[int, FloatArray]:
