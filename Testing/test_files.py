@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from dbsam.io.files import atomic_path
+from dbsam.io.files import atomic_path, check_place
 from dbsam_training.store.locks import sole_use
 
 
@@ -55,3 +56,56 @@ def test_what_a_killed_process_left_in_a_run_folder_goes_with_the_next_that_hold
     with sole_use(tmp_path / "run"):
         assert (tmp_path / "run" / "last.pt").read_bytes() == b"former"
         assert not [path for path in (tmp_path / "run").rglob("*") if path.stat().st_size == 1000]
+
+
+KILLED = "import os, sys; from dbsam.io.files import atomic_path\n" \
+    "with atomic_path(sys.argv[1]) as temporary:\n    temporary.write_bytes(bytes(1000)); os._exit(9)\n"  # fmt: skip
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    target = tmp_path / "mask.nrrd"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(target)]).returncode == 9
+    assert len(os.listdir(tmp_path)) == 1
+    with atomic_path(tmp_path / "other.nrrd") as living:
+        living.write_bytes(b"other")
+        assert [living.parents[1].name] == os.listdir(tmp_path), "the dead one's is gone"
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"new")
+        assert living.read_bytes() == b"other"
+    assert sorted(os.listdir(tmp_path)) == ["mask.nrrd", "other.nrrd"]
+
+
+def test_one_that_was_killed_before_it_began_is_removed_when_it_is_old(tmp_path):
+    for name, age in ((".dbsam-old", 7200), (".dbsam-new", 0)):
+        (tmp_path / name).mkdir()
+        moment = time.time() - age
+        os.utime(tmp_path / name, (moment, moment))
+    with atomic_path(tmp_path / "mask.nrrd") as temporary:
+        temporary.write_bytes(b"new")
+    assert sorted(os.listdir(tmp_path)) == [".dbsam-new", "mask.nrrd"]
+
+
+def test_an_output_that_is_a_symbolic_link_stays_one_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    real, link, dangling = tmp_path / "disk" / "Real.nrrd", tmp_path / "mask.nrrd", tmp_path / "new.nrrd"
+    real.write_bytes(b"former")
+    link.symlink_to(real)
+    dangling.symlink_to(tmp_path / "disk" / "later" / "new.nrrd")
+    for path in (link, dangling):
+        check_place(path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"whole")
+        assert path.is_symlink()
+        assert path.resolve().read_bytes() == b"whole"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["Real.nrrd", "later"]
+
+
+def test_a_link_that_leads_nowhere_is_refused_before_the_work(tmp_path):
+    loop, below = tmp_path / "loop.nrrd", tmp_path / "below.nrrd"
+    loop.symlink_to(loop)
+    (tmp_path / "file").write_text("no folder")
+    below.symlink_to(tmp_path / "file" / "mask.nrrd")
+    with pytest.raises(OSError, match=r"loop\.nrrd: a symbolic link that leads to itself"):
+        check_place(loop)
+    with pytest.raises(NotADirectoryError, match=r"below\.nrrd: .*file is a file and can hold no other"):
+        check_place(below)

@@ -132,11 +132,11 @@ def _rois_of_mask(path: Path, margin_mm: float, volume: Volume) -> list[MarkupsR
     """A box round each label of a mask, along the mask's own axes."""
     from scipy.ndimage import find_objects
 
-    from dbsam.io.images import read_labelmap
-    from dbsam.io.pictures import PICTURE_ENDINGS
+    from dbsam.io.images import read_labels
 
-    labels_KJI, geometry = read_labelmap(path)
-    if path.suffix.lower() in PICTURE_ENDINGS or not volume.spacing_known:
+    mask = read_labels(path)
+    labels_KJI, geometry = mask.voxels, mask.geometry
+    if not (mask.spacing_known and volume.spacing_known):
         # One of the two doesn't say where it lies: pixel by pixel, if at all.
         if labels_KJI.shape != volume.geometry.shape_KJI:
             raise ValueError(
