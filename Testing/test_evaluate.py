@@ -22,8 +22,9 @@ from dbsam.preprocess.volume import Volume  # noqa: E402
 from dbsam_training.cli import main  # noqa: E402
 from dbsam_training.data.nnunet import RawDataset  # noqa: E402
 from dbsam_training.evaluate.evaluate import Settings, evaluate  # noqa: E402
-from dbsam_training.evaluate.model_segmenter import ModelSegmenter  # noqa: E402
+from dbsam_training.evaluate.found import Found  # noqa: E402
 from dbsam_training.evaluate.prompts import slice_stack  # noqa: E402
+from dbsam_training.evaluate.segmenters import ModelSegmenter  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the published surface-distance package
 
@@ -149,7 +150,8 @@ def test_figures_on_foreign_data_are_those_of_an_independent_computation(
 
     with (report / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["dataset", "case", "structure", "modality", "dimension", "model", "prompt", "dsc", "nsd"]
+    assert list(rows[0]) == ["dataset", "case", "structure", "modality", "dimension", "model", "prompt", "dsc", "nsd",
+                             "draw", "expected_iou"]  # fmt: skip
     scores = {
         (row["dataset"], row["case"], row["structure"]): (float(row["dsc"]), float(row["nsd"]))
         for row in rows
@@ -222,6 +224,7 @@ class FillsItsBox:
     """Marks every pixel of each slice's box, so that masks show the prompts."""
 
     name = "fills-its-box"
+    takes_clicks = False
 
     def segment_slices(self, volume, axis, prompts):
         masks = []
@@ -230,7 +233,7 @@ class FillsItsBox:
             for index, (x0, y0, x1, y1) in boxes.items():
                 rows, columns = slice(round(y0 + 0.5), round(y1 + 0.5)), slice(round(x0 + 0.5), round(x1 + 0.5))
                 slice_stack(mask_KJI, axis)[index, rows, columns] = True
-            masks.append(mask_KJI)
+            masks.append(Found(mask_KJI))
         return masks
 
     def segment_rois(self, volume, axis, boxes):
@@ -343,7 +346,7 @@ def test_a_model_is_asked_for_every_object_on_every_slice_and_stays_in_its_boxes
         prompts.append(boxes)
     predictor = BrightPixels(whole_slices)
     found = ModelSegmenter("bright", predictor, batch_size=3).segment_slices(volume, axis, prompts)
-    for mask, result in zip(objects, found, strict=True):
+    for mask, (result, _) in zip(objects, found, strict=True):
         disagreeing = result ^ (mask | (result & voxels.astype(bool) & (voxels > 127)))
         assert np.count_nonzero(disagreeing) <= 0.03 * mask.sum()
     used_slices = [len(boxes) for boxes in prompts]
@@ -356,5 +359,5 @@ def test_a_model_gets_3d_boxes_through_the_engine(tmp_path: Path) -> None:
     volume = Volume(np.where(truth, 220, 30).astype(np.uint8), geometry)
     box = OrientedBox.from_ijk((6, 6, 2), (34, 30, 10), geometry)
     for strategy in ("box", "track"):
-        (found,) = ModelSegmenter("bright", BrightPixels(False), strategy).segment_rois(volume, 2, [box])
+        ((found, _),) = ModelSegmenter("bright", BrightPixels(False), strategy).segment_rois(volume, 2, [box])
         assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95

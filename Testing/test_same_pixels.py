@@ -21,7 +21,7 @@ from dbsam_training.batches.augment import make_batch
 from dbsam_training.batches.loader import reader
 from dbsam_training.batches.rng import COUNT
 from dbsam_training.data.nnunet import RawDataset
-from dbsam_training.evaluate.model_segmenter import ModelSegmenter
+from dbsam_training.evaluate.segmenters import ModelSegmenter
 from dbsam_training.recipe import AugmentOptions, DataOptions, PromptOptions, load_recipe
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore

@@ -19,6 +19,7 @@ from dbsam_training.data.discover import find_sources
 from dbsam_training.data.nnunet import RawDataset
 from dbsam_training.evaluate.baselines import BASELINES
 from dbsam_training.evaluate.evaluate import Settings, evaluate
+from dbsam_training.evaluate.found import Found
 from dbsam_training.recipe import DataOptions
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore
@@ -194,9 +195,10 @@ def test_ignored_voxels_make_a_case_unfit_for_training_and_are_left_out_of_score
 
     class MarksAll:
         name = "all"
+        takes_clicks = False
 
         def segment_slices(self, volume, axis, prompts):
-            return [np.ones(volume.geometry.shape_KJI, bool) for _ in prompts]
+            return [Found(np.ones(volume.geometry.shape_KJI, bool)) for _ in prompts]
 
     (folder / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["case3"]}]))
     [row] = evaluate([RawDataset(folder)], [MarksAll()], Settings()).rows
@@ -274,6 +276,7 @@ def test_other_layouts_are_evaluated_too(tmp_path):
 def test_a_case_that_a_model_refuses_for_each_prompt_is_counted_once(tmp_path, monkeypatch, capsys):
     class Refuses:
         name = "otsu"
+        takes_clicks = False
 
         def segment_slices(self, volume, axis, prompts):
             raise ValueError("not this one")

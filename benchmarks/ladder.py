@@ -11,8 +11,7 @@ train a seed each.
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from timing import print_table
 from dbsam_training.cli import main as dbsam_train
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.data.discover import find_sources
-from dbsam_training.evaluate.bootstrap import Row, compare_models, group_by, mean_over_datasets
+from dbsam_training.evaluate.bootstrap import Row, compare_models, group_by, mean_over_datasets, read_rows
 from dbsam_training.evaluate.evaluate import PROMPTS
 from dbsam_training.evaluate.summary import GROUPS, METRICS
 
@@ -58,7 +57,7 @@ def main() -> None:
         weights = [base, *(_train(options.output, row, options.store, seed, starts) for row in ROWS)]
         reports.append(_evaluate(options.output / f"report-{seed}", options.data, weights, options.prompts))
     infos = {dataset.info.name: dataset.info for dataset in find_sources([options.data])}
-    by_seed = [list(_rows(report)) for report in reports]
+    by_seed = [read_rows(report / "cases.csv") for report in reports]
     for prompt in options.prompts:
         _print(prompt, [[row for row in rows if row.prompt == prompt] for rows in by_seed], infos)
 
@@ -85,13 +84,6 @@ def _evaluate(report: Path, data: str, weights: Sequence[Path], prompts: Sequenc
 def _run(*arguments: str) -> None:
     if status := dbsam_train(arguments):
         raise SystemExit(status)
-
-
-def _rows(report: Path) -> Iterator[Row]:
-    with (report / "cases.csv").open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            scores = {metric: float(line.pop(metric)) for metric in METRICS}
-            yield Row(**line | scores | {"dimension": int(line["dimension"])})
 
 
 def _print(prompt: str, by_seed: Sequence[Sequence[Row]], infos: dict[str, DatasetInfo]) -> None:

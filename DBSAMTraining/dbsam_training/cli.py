@@ -82,10 +82,18 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--prompt",
         nargs="+",
-        choices=("paper", "roi"),
+        choices=("paper", "roi", "clicks"),
         default=["paper"],
-        help="paper: a loose box on every slice; roi: one loose 3D box per object (default: paper)",
+        help="paper: a loose box on every slice; roi: one loose 3D box per object; clicks: the same, then clicks where "
+        "the mask is wrong (default: paper)",
     )
+    parser.add_argument(
+        "--looseness", type=int, nargs="+", default=[], metavar="VOXELS", help="of the prompt roi, each one a prompt"
+    )
+    parser.add_argument(
+        "--jitter", type=int, default=1, metavar="N", help="boxes drawn round each object: mean, spread and worst"
+    )
+    parser.add_argument("--clicks", type=int, default=10, metavar="N", help="most clicks per object (default: 10)")
     parser.add_argument("--split", default="val", choices=("train", "val", "test", "all"), help="default: val")
     parser.add_argument("--report", required=True, type=Path, metavar="DIR", help="folder to write into")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N cases of each data set")
@@ -108,6 +116,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _evaluate(options: argparse.Namespace) -> int:
     from dbsam_training.data.discover import find_sources
     from dbsam_training.data.licences import is_open
+    from dbsam_training.evaluate.bootstrap import group_by
+    from dbsam_training.evaluate.calibration import write_reliability
+    from dbsam_training.evaluate.clicks import write_click_curve
     from dbsam_training.evaluate.contact_sheet import write_sheet
     from dbsam_training.evaluate.evaluate import Settings, evaluate
     from dbsam_training.evaluate.report import markdown_report
@@ -119,7 +130,16 @@ def _evaluate(options: argparse.Namespace) -> int:
             raise ValueError(f"{name} must be at least 1, not {value}.")
     prompts = tuple(dict.fromkeys(options.prompt))
     settings = Settings(
-        options.split, prompts, options.limit, options.axis, options.seed, options.sheet, options.sheet_rows
+        split=options.split,
+        prompts=prompts,
+        limit=options.limit,
+        axis=options.axis,
+        seed=options.seed,
+        sheet=options.sheet,
+        sheet_rows=options.sheet_rows,
+        looseness=tuple(options.looseness),
+        jitter=options.jitter,
+        clicks=options.clicks,
     )
     datasets = [
         dataset for dataset in find_sources(options.data) if options.licence != "open" or is_open(dataset.info.licence)
@@ -130,10 +150,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluation = evaluate(datasets, segmenters, settings, folder / "cases.csv")
     summary = summarise(evaluation)
     sheets = []
-    for prompt in prompts:
-        if chosen := evaluation.examples.chosen(prompt):
-            sheets.append(f"cases-{prompt}.png")
+    for kind in settings.kinds:
+        if chosen := evaluation.examples.chosen(kind.name):
+            sheets.append(f"cases-{kind.name}.png")
             write_sheet(folder / sheets[-1], chosen, evaluation.models)
+    if evaluation.judgements:
+        by_model = group_by(evaluation.judgements, lambda judgement: judgement.model)
+        write_reliability(folder / "calibration.png", by_model)
+    if summary.clicks:
+        write_click_curve(folder / "clicks.png", summary.clicks)
     (folder / "summary.json").write_text(json.dumps(summary_as_json(evaluation, summary), indent=1), encoding="utf-8")
     (folder / "report.md").write_text(markdown_report(evaluation, summary, sheets), encoding="utf-8")
     for entry in summary.means:

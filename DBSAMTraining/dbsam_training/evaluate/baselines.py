@@ -17,6 +17,7 @@ from scipy import ndimage
 from dbsam.geometry.grid import ImageGeometry, OrientedBox, slice_boxes_xyxy
 from dbsam.preprocess.intensity import resolve_intensity
 from dbsam.preprocess.volume import Volume
+from dbsam_training.evaluate.found import Found
 from dbsam_training.evaluate.prompts import BoolArray, FloatArray, pixels_in_box, slice_stack
 
 GRABCUT_ITERATIONS = 5
@@ -28,12 +29,13 @@ class Baseline(ABC):
     """A method that segments single slices; volumes are put together from them."""
 
     name: str
+    takes_clicks = False
 
     @abstractmethod
     def segment_slice(self, image: NDArray[np.uint8], box_xyxy: FloatArray) -> BoolArray:
         """Segments the object in a box of a slice image (H,W) or (H,W,3); returns the box's part of the mask."""
 
-    def segment_slices(self, volume: Volume, axis: int, prompts: Sequence[Mapping[int, FloatArray]]) -> list[BoolArray]:
+    def segment_slices(self, volume: Volume, axis: int, prompts: Sequence[Mapping[int, FloatArray]]) -> list[Found]:
         """Segments objects with one box per slice.
 
         Args:
@@ -42,24 +44,24 @@ class Baseline(ABC):
             prompts: per object, slice index -> (4,) box in continuous pixel coordinates.
 
         Returns:
-            One (K,J,I) mask per object.
+            One mask per object.
         """
         images = slice_stack(windowed(volume), axis)
-        masks = []
+        found = []
         for boxes in prompts:
             mask_KJI = np.zeros(volume.geometry.shape_KJI, bool)
             slices = slice_stack(mask_KJI, axis)
             for index, box_xyxy in boxes.items():
                 region = pixels_in_box(box_xyxy, images.shape[1:3])
                 slices[index][region] = self.segment_slice(images[index], box_xyxy)
-            masks.append(mask_KJI)
-        return masks
+            found.append(Found(mask_KJI))
+        return found
 
-    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[BoolArray]:
+    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[Found]:
         """Segments the object in each oriented box; returns one (K,J,I) mask per box."""
         prompts = [slice_boxes_xyxy(box, volume.geometry, axis) for box in boxes]
-        masks = self.segment_slices(volume, axis, prompts)
-        return [mask & inside_box(box, volume.geometry) for mask, box in zip(masks, boxes, strict=True)]
+        found = self.segment_slices(volume, axis, prompts)
+        return [Found(one.mask_KJI & inside_box(box, volume.geometry)) for one, box in zip(found, boxes, strict=True)]
 
 
 class BoxEllipse(Baseline):
@@ -75,9 +77,9 @@ class BoxEllipse(Baseline):
         y = (np.arange(rows.start, rows.stop) - (y0 + y1) / 2) / ((y1 - y0) / 2)
         return np.asarray(x[None, :] ** 2 + y[:, None] ** 2 <= 1)
 
-    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[BoolArray]:
+    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[Found]:
         """Returns the voxels whose centres lie in the inscribed ellipsoid; in a 2D image that is the ellipse."""
-        return [(in_box_coordinates(box, volume.geometry) ** 2).sum(-1) <= 1 for box in boxes]
+        return [Found((in_box_coordinates(box, volume.geometry) ** 2).sum(-1) <= 1) for box in boxes]
 
 
 class OtsuLargestComponent(Baseline):
@@ -93,7 +95,7 @@ class OtsuLargestComponent(Baseline):
         grey = luma(image) if image.ndim == 3 else image
         return self._threshold(grey[pixels_in_box(box_xyxy, image.shape[:2])])
 
-    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[BoolArray]:
+    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[Found]:
         """Thresholds the voxels of each 3D box together."""
         voxels = windowed(volume)
         voxels = luma(voxels) if voxels.ndim == 4 else voxels
@@ -104,14 +106,16 @@ class OtsuLargestComponent(Baseline):
             if inside.any():
                 crop = ndimage.find_objects(inside.astype(np.uint8))[0]
                 mask_KJI[crop] = self._threshold(voxels[crop]) & inside[crop]
-            masks.append(mask_KJI)
+            masks.append(Found(mask_KJI))
         return masks
 
     @staticmethod
     def _threshold(values: NDArray[np.uint8]) -> BoolArray:
         if not values.size:
             return np.zeros(values.shape, bool)
-        bright = values > otsu_threshold(values)
+        from skimage.filters import threshold_otsu  # only this baseline needs scikit-image
+
+        bright = values > threshold_otsu(values)
         central = tuple(slice(size // 4, max(size - size // 4, size // 4 + 1)) for size in values.shape)
         side = bright if bright[central].mean() >= 0.5 else ~bright
         return largest_component(side)
@@ -166,17 +170,6 @@ def windowed(volume: Volume) -> NDArray[np.uint8]:
 def luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey values (ITU-R BT.601) of an image whose last axis holds red, green, blue."""
     return np.asarray(np.rint(image @ np.array([0.299, 0.587, 0.114])), dtype=np.uint8)
-
-
-def otsu_threshold(values: NDArray[np.uint8]) -> int:
-    """Threshold that maximises the variance between the classes <= threshold and > threshold (Otsu, 1979)."""
-    histogram = np.bincount(values.ravel(), minlength=256).astype(np.float64)
-    below = histogram.cumsum()[:-1]
-    above = histogram.sum() - below
-    weighted = (histogram * np.arange(256)).cumsum()
-    mean_below = weighted[:-1] / np.maximum(below, 1)
-    mean_above = (weighted[-1] - weighted[:-1]) / np.maximum(above, 1)
-    return int(np.argmax(below * above * (mean_below - mean_above) ** 2))
 
 
 def largest_component(mask: BoolArray) -> BoolArray:

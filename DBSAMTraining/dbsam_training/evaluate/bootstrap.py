@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of cases.csv: the scores of one object under one model and prompt; DSC and NSD are in 0..1."""
+    """One line of cases.csv: the scores of one object under one model and prompt; DSC and NSD are in 0..1.
+
+    Attributes:
+        draw: number of the box, from 0, where several are drawn round each object.
+        expected_iou: what the model thinks of its mask; None where it has none or estimates nothing.
+    """
 
     dataset: str
     case: str
@@ -31,6 +38,21 @@ class Row:
     prompt: str
     dsc: float
     nsd: float
+    draw: int = 0
+    expected_iou: float | None = None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a cases.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_row(line) for line in csv.DictReader(file)]
+
+
+def _row(line: dict[str, Any]) -> Row:
+    numbers = {name: float(line[name]) for name in ("dsc", "nsd")}
+    expected = float(line["expected_iou"]) if line["expected_iou"] else None
+    whole = {name: int(line[name]) for name in ("dimension", "draw")}
+    return Row(**line | numbers | whole | {"expected_iou": expected})
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,8 @@ def mean_over_datasets(rows: Sequence[Row], metric: str, seed: int = 0) -> Mean:
     scores = [(row.dataset, row.case, float(getattr(row, metric))) for row in rows]
     value, low, high = _clustered_mean(scores, seed)
     cases = len({(dataset, case) for dataset, case, _ in scores})
-    return Mean(value, low, high, len({dataset for dataset, _, _ in scores}), cases, len(scores))
+    objects = len({(row.dataset, row.case, row.structure) for row in rows})
+    return Mean(value, low, high, len({row.dataset for row in rows}), cases, objects)
 
 
 def compare_models(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Comparison]:
@@ -105,7 +128,7 @@ def compare_models(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Comp
         One comparison per pair with common objects, `model` being the one that comes later in `rows`.
     """
     by_model = {
-        model: {(row.dataset, row.case, row.structure): float(getattr(row, metric)) for row in group}
+        model: {(row.dataset, row.case, row.structure, row.draw): float(getattr(row, metric)) for row in group}
         for model, group in group_by(rows, lambda row: row.model).items()
     }
     comparisons = []

@@ -8,39 +8,60 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
-from typing import Protocol
+from typing import cast
 
 import numpy as np
 
 from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.inference.calibration import expected_iou
 from dbsam.preprocess.intensity import IntensityWindow, resolve_intensity
 from dbsam.preprocess.volume import Volume
 from dbsam_training.data.case import Case, CaseError, Source, Structure, check_names, ignored_voxels
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.evaluate.bootstrap import Row
+from dbsam_training.evaluate.calibration import Judgement
+from dbsam_training.evaluate.clicks import ClickCurve
 from dbsam_training.evaluate.examples import KEEPERS, Example, ExampleKeeper
+from dbsam_training.evaluate.found import ClickSegmenter, Found, Segmenter
 from dbsam_training.evaluate.metrics import score_masks
-from dbsam_training.evaluate.prompts import BoolArray, FloatArray, paper_boxes, roi_box, slice_stack
+from dbsam_training.evaluate.prompts import (
+    ROI_LOOSENESS_VOXELS,
+    BoolArray,
+    Click,
+    FloatArray,
+    largest_fault,
+    paper_boxes,
+    roi_box,
+    slice_stack,
+)
+from dbsam_training.evaluate.segmenters import EvaluatedWeights, ModelSegmenter
 
 logger = logging.getLogger(__name__)
 
-PROMPTS = ("paper", "roi")
+PROMPTS = ("paper", "roi", "clicks")
+CLICKS_SHOWN = (0, 1, 3, 5)
+"""After so many clicks, scores enter the tables."""
 MASK_BUDGET_BYTES = 1_000_000_000
 """Objects of a case are taken in groups whose masks fit into this."""
 
 
-class Segmenter(Protocol):
-    """A model or baseline under evaluation; masks come back as one (K,J,I) array per object."""
+@dataclass(frozen=True)
+class PromptKind:
+    """A kind of prompt.
+
+    Attributes:
+        name: in tables: "paper", "roi", "roi-6" or "clicks".
+        shape: of `PROMPTS`.
+        looseness: of a 3D box, in voxels.
+    """
 
     name: str
-
-    def segment_slices(self, volume: Volume, axis: int, prompts: Sequence[Mapping[int, FloatArray]]) -> list[BoolArray]:
-        """Segments objects prompted by one box (x_min, y_min, x_max, y_max) per slice."""
-
-    def segment_rois(self, volume: Volume, axis: int, boxes: Sequence[OrientedBox]) -> list[BoolArray]:
-        """Segments objects prompted by one 3D box each."""
+    shape: str
+    looseness: int = ROI_LOOSENESS_VOXELS
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,9 @@ class Settings:
         seed: of the loose boxes.
         sheet: of `KEEPERS`: what the picture sheets show.
         sheet_rows: most rows of a sheet.
+        looseness: voxels between object and 3D box; empty for the usual ones.
+        jitter: boxes drawn round each object.
+        clicks: most clicks of the prompt "clicks".
     """
 
     split: str = "val"
@@ -64,11 +88,31 @@ class Settings:
     seed: int = 0
     sheet: str = "datasets"
     sheet_rows: int = 10
+    looseness: tuple[int, ...] = ()
+    jitter: int = 1
+    clicks: int = 10
+
+    @property
+    def kinds(self) -> list[PromptKind]:
+        """The prompts, "roi" once for each looseness."""
+        loose = [PromptKind(f"roi-{looseness}", "roi", looseness) for looseness in self.looseness]
+        return [
+            kind
+            for prompt in self.prompts
+            for kind in (loose if prompt == "roi" and loose else [PromptKind(prompt, prompt)])
+        ]
 
     def __post_init__(self) -> None:
         unknown = set(self.prompts) - set(PROMPTS)
         if unknown or not self.prompts:
             raise ValueError(f"Unknown prompts {sorted(unknown)}: use {' or '.join(PROMPTS)}.")
+        if self.looseness and "roi" not in self.prompts:
+            raise ValueError("A looseness is one of 3D boxes: add the prompt roi.")
+        least = min((0, *self.looseness))
+        if least < 0 or len(set(self.looseness)) < len(self.looseness):
+            raise ValueError(f"Give different loosenesses of 0 or more voxels, not {list(self.looseness)}.")
+        if self.jitter < 1 or self.clicks < 1:
+            raise ValueError(f"At least one box and one click are needed, not {self.jitter} and {self.clicks}.")
         if self.sheet not in KEEPERS:
             raise ValueError(f"Unknown sheet {self.sheet!r}: use {' or '.join(KEEPERS)}.")
 
@@ -85,7 +129,7 @@ class Problem:
 
 @dataclass
 class Evaluation:
-    """What came out: one row per object, model and prompt, and all that a report needs."""
+    """What came out: one row per object, box, model and prompt, and all that a report needs."""
 
     settings: Settings
     models: list[str]
@@ -93,6 +137,9 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    judgements: list[Judgement] = field(default_factory=list)
+    click_curves: list[ClickCurve] = field(default_factory=list)
+    weights: dict[str, EvaluatedWeights] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.examples: ExampleKeeper = KEEPERS[self.settings.sheet](self.settings.sheet_rows)
@@ -119,6 +166,7 @@ def evaluate(
         raise ValueError(f"Models must have different names, not {names}.")
     check_names(datasets)
     result = Evaluation(settings, names, seconds=dict.fromkeys(names, 0.0))
+    result.weights = {s.name: s.weights for s in segmenters if isinstance(s, ModelSegmenter) and s.weights}
     splits = [(dataset, dataset.list_cases(settings.split)[: settings.limit]) for dataset in datasets]
     with _row_writer(rows_path) as writer:
         for dataset, cases in splits:
@@ -158,28 +206,62 @@ def _evaluate_case(dataset: Source, case_name: str, segmenters: Sequence[Segment
         return []
     rows: list[Row] = []
     for group in _groups(dataset.structures(case), case.labels_KJI.size):
-        for prompt in result.settings.prompts:
-            run = _PromptedGroup(dataset.info, case, volume, group, prompt, result.settings)
-            masks: dict[str, list[BoolArray]] = {}
-            scores: dict[str, list[Row]] = {}
-            for segmenter in segmenters:
-                started = time.monotonic()
-                try:
-                    masks[segmenter.name] = run.segment(segmenter)
-                except ValueError as error:
-                    result.problems.append(Problem(name, case_name, f"{segmenter.name}: {error}", skipped=True))
-                    continue
-                result.seconds[segmenter.name] += time.monotonic() - started
-                scores[segmenter.name] = list(run.score(segmenter.name, masks[segmenter.name]))
-                rows.extend(scores[segmenter.name])
-            if len(masks) == len(segmenters):
-                sizes = [int(np.count_nonzero(structure.mask_KJI)) for structure in group]
-                for index in result.examples.wanted(scores[segmenters[0].name], sizes):
-                    result.examples.add(run.example(index, masks, scores, window))
+        for kind in result.settings.kinds:
+            if kind.shape == "clicks":
+                rows += _evaluate_clicks(_Objects(dataset.info, case, volume, group, kind, 0, result), segmenters)
+                continue
+            for draw in range(result.settings.jitter):
+                objects = _Objects(dataset.info, case, volume, group, kind, draw, result)
+                rows += _evaluate_boxes(objects, segmenters, window if draw == 0 else None)
     return rows
 
 
-class _PromptedGroup:
+def _evaluate_boxes(
+    objects: _Objects, segmenters: Sequence[Segmenter], shown_by: IntensityWindow | None
+) -> Iterator[Row]:
+    """Scores of all models on some objects; the objects may be shown if `shown_by` says how."""
+    found: dict[str, list[Found]] = {}
+    scores: dict[str, list[Row]] = {}
+    for segmenter in segmenters:
+        with objects.watch(segmenter.name):
+            found[segmenter.name] = objects.segment(segmenter)
+        if segmenter.name in found:
+            scores[segmenter.name] = list(map(objects.score, objects.numbers, repeat(segmenter), found[segmenter.name]))
+            yield from scores[segmenter.name]
+    if shown_by is not None and len(found) == len(segmenters):
+        examples = objects.result.examples
+        for index in examples.wanted(scores[segmenters[0].name], objects.sizes):
+            examples.add(objects.example(index, found, scores, shown_by))
+
+
+def _evaluate_clicks(objects: _Objects, segmenters: Sequence[Segmenter]) -> Iterator[Row]:
+    """Scores after some numbers of clicks; of what takes none, by the box alone."""
+    for segmenter in segmenters:
+        for number in objects.numbers:
+            after: list[Row] = []
+            with objects.watch(segmenter.name):
+                after = [objects.score(number, segmenter, found) for found in objects.segment_clicks(number, segmenter)]
+            if not after:
+                continue
+            if not segmenter.takes_clicks:
+                yield replace(after[0], prompt="clicks-0")
+                continue
+            after += [after[-1]] * (objects.result.settings.clicks + 1 - len(after))
+            yield from (replace(after[n], prompt=f"clicks-{n}") for n in CLICKS_SHOWN if n < len(after))
+            first = after[0]
+            objects.result.click_curves.append(
+                ClickCurve(
+                    first.dataset,
+                    first.case,
+                    first.structure,
+                    first.model,
+                    tuple(row.dsc for row in after),
+                    tuple(row.nsd for row in after),
+                )
+            )
+
+
+class _Objects:
     """Some objects of a case with their prompts."""
 
     def __init__(
@@ -188,72 +270,127 @@ class _PromptedGroup:
         case: Case,
         volume: Volume,
         structures: Sequence[Structure],
-        prompt: str,
-        settings: Settings,
+        kind: PromptKind,
+        draw: int,
+        result: Evaluation,
     ) -> None:
-        self._info, self._case, self._volume, self._structures, self._prompt = info, case, volume, structures, prompt
-        self._axis = case.geometry.axis_index(settings.axis)
+        self._info, self._case, self._volume, self._structures = info, case, volume, structures
+        self._kind, self._draw, self.result = kind, draw, result
+        self._axis = case.geometry.axis_index(result.settings.axis)
+        self.numbers = range(len(structures))
         self._slice_boxes: list[dict[int, FloatArray]] = []
         self._rois: list[OrientedBox] = []
         for structure in structures:
-            if prompt == "paper":
-                seed_name = f"{settings.seed}/{info.name}/{case.name}/{structure.name}"
-                self._slice_boxes.append(paper_boxes(structure.mask_KJI, self._axis, seed_name))
+            name = f"{result.settings.seed}/{info.name}/{case.name}/{structure.name}"
+            again = f"{name}/{draw}" if draw else ""
+            if kind.shape == "paper":
+                self._slice_boxes.append(paper_boxes(structure.mask_KJI, self._axis, again or name))
             else:
-                self._rois.append(roi_box(structure.mask_KJI, case.geometry, self._axis))
+                self._rois.append(roi_box(structure.mask_KJI, case.geometry, self._axis, kind.looseness, again))
 
-    def segment(self, segmenter: Segmenter) -> list[BoolArray]:
-        if self._prompt == "paper":
+    @property
+    def sizes(self) -> list[int]:
+        """Voxels of the objects."""
+        return [int(np.count_nonzero(structure.mask_KJI)) for structure in self._structures]
+
+    @contextmanager
+    def watch(self, model: str) -> Iterator[None]:
+        """Take the time of a model; a case that it refuses is noted."""
+        started = time.monotonic()
+        try:
+            yield
+        except ValueError as error:
+            problem = Problem(self._info.name, self._case.name, f"{model}: {error}", skipped=True)
+            self.result.problems.append(problem)
+        else:
+            self.result.seconds[model] += time.monotonic() - started
+
+    def segment(self, segmenter: Segmenter) -> list[Found]:
+        if self._kind.shape == "paper":
             return segmenter.segment_slices(self._volume, self._axis, self._slice_boxes)
         return segmenter.segment_rois(self._volume, self._axis, self._rois)
 
-    def score(self, model: str, masks: Sequence[BoolArray]) -> Iterator[Row]:
-        ignored = ignored_voxels(self._info, self._case)
-        for structure, mask in zip(self._structures, masks, strict=True):
-            found = mask if ignored is None else mask & ~ignored
-            scores = score_masks(structure.mask_KJI, found, self._case.spacing_ijk_mm)
-            yield Row(
-                dataset=self._info.name,
-                case=self._case.name,
-                structure=structure.name,
-                modality=self._info.modality,
-                dimension=self._case.dimension,
-                model=model,
-                prompt=self._prompt,
-                dsc=scores.dsc,
-                nsd=scores.nsd,
-            )
+    def segment_clicks(self, number: int, segmenter: Segmenter) -> Iterator[Found]:
+        """What is found of an object by its box alone, and after each click if the model takes any."""
+        roi, truth = self._rois[number], self._structures[number].mask_KJI
+        if not segmenter.takes_clicks:
+            yield from segmenter.segment_rois(self._volume, self._axis, [roi])
+            return
+        known = ~self._unknown if self._unknown is not None else np.True_
+
+        def next_click(mask_KJI: BoolArray) -> Click | None:
+            return largest_fault(truth, np.where(known, mask_KJI, truth), self._case.geometry.spacing_mm)
+
+        clicked = cast(ClickSegmenter, segmenter)
+        yield from clicked.segment_clicks(self._volume, self._axis, roi, next_click, self.result.settings.clicks)
+
+    @cached_property
+    def _unknown(self) -> BoolArray | None:
+        return ignored_voxels(self._info, self._case)
+
+    def score(self, number: int, segmenter: Segmenter, found: Found) -> Row:
+        """The scores of an object; what the model thought of its slices goes to the result's judgements."""
+        structure, mask = self._structures[number], found.mask_KJI
+        if self._unknown is not None:
+            mask = mask & ~self._unknown
+        scores = score_masks(structure.mask_KJI, mask, self._case.spacing_ijk_mm)
+        truths, masks = slice_stack(structure.mask_KJI, self._axis), slice_stack(mask, self._axis)
+        areas = {index: int(np.count_nonzero(masks[index])) for index in found.predicted_iou}
+        if self._kind.shape != "clicks":  # a clicked mask is another question than the one that is asked by a box
+            name, case, model = self._info.name, self._case.name, segmenter.name
+            self.result.judgements += [
+                Judgement(name, case, model, predicted, _iou(truths[index], masks[index]))
+                for index, predicted in found.predicted_iou.items()
+            ]
+        return Row(
+            dataset=self._info.name,
+            case=self._case.name,
+            structure=structure.name,
+            modality=self._info.modality,
+            dimension=self._case.dimension,
+            model=segmenter.name,
+            prompt=self._kind.name,
+            dsc=scores.dsc,
+            nsd=scores.nsd,
+            draw=self._draw,
+            expected_iou=expected_iou((found.predicted_iou[index], area) for index, area in areas.items()),
+        )
 
     def example(
         self,
         which: int,
-        masks: Mapping[str, Sequence[BoolArray]],
+        found: Mapping[str, Sequence[Found]],
         scores: Mapping[str, Sequence[Row]],
         window: IntensityWindow,
     ) -> Example:
-        """The largest slice of one of the group's objects, as the models see it."""
+        """The largest slice of one of the objects, as the models see it."""
         structure = self._structures[which]
         truth = slice_stack(structure.mask_KJI, self._axis)
         index = int(np.argmax(np.count_nonzero(truth, axis=(1, 2))))
-        if self._prompt == "paper":
+        if self._kind.shape == "paper":
             box = self._slice_boxes[which][index]
         else:
             box = slice_boxes_xyxy(self._rois[which], self._case.geometry, self._axis)[index]
         x_axis, y_axis = slice_axes(self._axis)
         spacing = self._case.geometry.spacing_mm
+        shown = {model: slice_stack(of[which].mask_KJI, self._axis)[index].copy() for model, of in found.items()}
         return Example(
             dataset=self._info.name,
             case=self._case.name,
             structure=structure.name,
             modality=self._info.modality,
-            prompt=self._prompt,
+            prompt=self._kind.name,
             image=window.apply(slice_stack(self._volume.voxels, self._axis)[index]),
             box_xyxy=box,
             truth=truth[index].copy(),
-            masks={model: slice_stack(found[which], self._axis)[index].copy() for model, found in masks.items()},
+            masks=shown,
             dsc={model: rows[which].dsc for model, rows in scores.items()},
             spacing_xy=(spacing[x_axis], spacing[y_axis]),
         )
+
+
+def _iou(truth: BoolArray, mask: BoolArray) -> float:
+    return int(np.count_nonzero(truth & mask)) / max(1, int(np.count_nonzero(truth | mask)))
 
 
 def _groups(structures: Iterable[Structure], voxels: int) -> Iterator[list[Structure]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dbsam.geometry.bounds import index_bounds, mask_box_xyxy
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
@@ -19,7 +21,14 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 PAPER_LOOSENESS_PX = 20.0
 PAPER_GRID = 256
 ROI_LOOSENESS_VOXELS = 3
-ROI_LOOSENESS_SLICES = 1
+JITTER_VOXELS, JITTER_SLICES = 2.0, 1.0
+
+
+class Click(NamedTuple):
+    """A click on a voxel (i, j, k), which belongs to the object or doesn't."""
+
+    ijk: tuple[int, int, int]
+    include: bool
 
 
 def paper_boxes(mask_KJI: BoolArray, axis: int, seed_name: str) -> dict[int, FloatArray]:
@@ -41,26 +50,72 @@ def paper_boxes(mask_KJI: BoolArray, axis: int, seed_name: str) -> dict[int, Flo
     scale_xyxy = np.array([width, height, width, height]) / PAPER_GRID
     boxes = {}
     for index in np.flatnonzero(slices.any(axis=(1, 2))).tolist():
-        digest = hashlib.sha256(f"{seed_name}/{index}".encode()).digest()
-        loose = np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(0, PAPER_LOOSENESS_PX, 4)
+        loose = _generator(f"{seed_name}/{index}").uniform(0, PAPER_LOOSENESS_PX, 4)
         box = mask_box_xyxy(slices[index]) + loose * scale_xyxy * [-1, -1, 1, 1]
         boxes[index] = np.clip(box, -0.5, [width - 0.5, height - 0.5, width - 0.5, height - 0.5])
     return boxes
 
 
-def roi_box(mask_KJI: BoolArray, geometry: ImageGeometry, axis: int) -> OrientedBox:
-    """One 3D box round an object, 3 voxels loose in plane and one slice along the slice axis, cut off at the volume.
+def roi_box(
+    mask_KJI: BoolArray,
+    geometry: ImageGeometry,
+    axis: int,
+    looseness: int = ROI_LOOSENESS_VOXELS,
+    jitter_name: str = "",
+) -> OrientedBox:
+    """One 3D box round an object, cut off at the volume.
 
     Args:
         mask_KJI: true mask of one object, not empty.
         geometry: the mask's grid.
         axis: slice axis, 0, 1, 2 for I, J, K.
+        looseness: voxels between object and box on each side in plane; along the slice axis a third of it, at least
+            one slice.
+        jitter_name: moves each side by up to `JITTER_VOXELS` in plane and `JITTER_SLICES` along the slice axis, never
+            into the object; the same name gives the same box. Empty for none.
     """
     low, high = (bound[::-1] for bound in index_bounds(mask_KJI))
-    loose = np.full(3, ROI_LOOSENESS_VOXELS)
-    loose[axis] = ROI_LOOSENESS_SLICES
+    loose = np.full((2, 3), looseness, float)
+    loose[:, axis] = max(1, round(looseness / 3))
+    if jitter_name:
+        most = np.full(3, JITTER_VOXELS)
+        most[axis] = JITTER_SLICES
+        loose = np.maximum(loose + _generator(jitter_name).uniform(-1, 1, (2, 3)) * most, 0)
     last = np.array(geometry.dimensions_ijk) - 1
-    return OrientedBox.from_ijk(np.maximum(low - loose, 0).tolist(), np.minimum(high + loose, last).tolist(), geometry)
+    return OrientedBox.from_ijk(
+        np.maximum(low - loose[0], 0).tolist(), np.minimum(high + loose[1], last).tolist(), geometry
+    )
+
+
+def largest_fault(truth_KJI: BoolArray, mask_KJI: BoolArray, spacing_ijk_mm: Sequence[float]) -> Click | None:
+    """The click that a user would give next: in the middle of the largest connected part that is wrong.
+
+    Parts are connected through faces and counted in voxels; their middle is the voxel that lies deepest inside. On a
+    tie the first in the array's order wins, so that every model is given clicks by the same rule.
+
+    Args:
+        truth_KJI: the true mask.
+        mask_KJI: what was found.
+        spacing_ijk_mm: voxel spacing.
+
+    Returns:
+        None where nothing is wrong.
+    """
+    wrong = truth_KJI ^ mask_KJI
+    parts, count = ndimage.label(wrong)
+    if count == 0:
+        return None
+    number = int(np.bincount(parts.ravel())[1:].argmax()) + 1
+    crop = ndimage.find_objects(parts)[number - 1]
+    inside = np.pad(parts[crop] == number, 1)
+    depth = ndimage.distance_transform_edt(inside, sampling=tuple(spacing_ijk_mm)[::-1])
+    deepest = np.unravel_index(depth.argmax(), depth.shape)
+    k, j, i = (int(place) - 1 + side.start for place, side in zip(deepest, crop, strict=True))
+    return Click((i, j, k), bool(truth_KJI[k, j, i]))
+
+
+def _generator(name: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def pixels_in_box(box_xyxy: FloatArray, slice_hw: tuple[int, ...]) -> tuple[slice, slice]:

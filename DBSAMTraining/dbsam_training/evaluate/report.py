@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dbsam.inference.calibration import DOUBTFUL_IOU
 from dbsam_training.evaluate.bootstrap import Comparison, Mean, group_by
-from dbsam_training.evaluate.evaluate import Evaluation
+from dbsam_training.evaluate.clicks import GOALS
+from dbsam_training.evaluate.evaluate import CLICKS_SHOWN, Evaluation
 from dbsam_training.evaluate.paper_figures import (
     PAPER_MODELS,
     TABLE_1_AVERAGE,
@@ -22,7 +24,12 @@ PROMPT_TEXT = {
         "slices without object are left empty. 3D scores are of the whole volume. Nothing outside the box is set."
     ),
     "roi": (
-        "One 3D box per object, 3 voxels loose in plane and one slice beyond each end. Nothing outside the box is set."
+        "One 3D box per object, {looseness} voxels loose in plane and {slices} beyond each end. Nothing outside the "
+        "box is set."
+    ),
+    "clicks": (
+        "One 3D box per object, {looseness} voxels loose in plane and {slices} beyond each end; then clicks, each in "
+        "the middle of the largest connected part that is wrong (the voxel deepest inside), followed to both sides."
     ),
 }
 HOW_COMPUTED = """## How the figures are computed
@@ -54,9 +61,15 @@ def markdown_report(evaluation: Evaluation, summary: Summary, sheets: Sequence[s
     ]
     if settings.limit is not None:
         parts.append(f"**Only the first {settings.limit} cases of each data set.**")
-    for prompt in settings.prompts:
-        parts += [f"## Prompt `{prompt}`", PROMPT_TEXT[prompt]]
-        parts += _prompt_sections(prompt, evaluation, summary)
+    for kind in settings.kinds:
+        slices = max(1, round(kind.looseness / 3))
+        beyond = "one slice" if slices == 1 else f"{slices} slices"
+        parts += [f"## Prompt `{kind.name}`", PROMPT_TEXT[kind.shape].format(looseness=kind.looseness, slices=beyond)]
+        if kind.shape == "clicks":
+            parts += _click_sections(evaluation, summary)
+        else:
+            parts += _prompt_sections(kind.name, evaluation, summary)
+    parts += [*_spread_section(summary), *_calibration_section(summary)]
     parts += [f"![{sheet}]({sheet})" for sheet in sheets]
     parts += [HOW_COMPUTED.strip(), *_problems(evaluation), *_times(evaluation)]
     return "\n\n".join(parts) + "\n"
@@ -78,6 +91,84 @@ def _prompt_sections(prompt: str, evaluation: Evaluation, summary: Summary) -> l
             sections += [f"### {title}, beside the paper's", _task_table(tasks, means, evaluation.models, dimension)]
     sections += ["### Table 3's form", _ablation_table(means, evaluation.models)]
     return sections
+
+
+def _click_sections(evaluation: Evaluation, summary: Summary) -> list[str]:
+    means = [entry for entry in summary.means if entry.prompt.startswith("clicks-")]
+    if not means:
+        return ["No case could be evaluated."]
+    rows = [
+        [group.title, entry.model, entry.prompt.partition("-")[2], _interval(entry.dsc), _interval(entry.nsd)]
+        for group in GROUPS
+        for model in evaluation.models
+        for entry in means
+        if (entry.group, entry.model) == (group.name, model)
+    ]
+    sections = [_table(["group", "model", "clicks", "DSC (95 % CI)", "NSD (95 % CI)"], rows)]
+    if not summary.clicks:
+        return sections
+    rows = [
+        [
+            model,
+            *(f"{clicks.clicks_to[goal]:.2f} ({100 * clicks.reached[goal]:.0f} %)" for goal in clicks.clicks_to),
+            " / ".join(f"{100 * clicks.dsc_worst_half[n]:.2f}" for n in CLICKS_SHOWN if n < len(clicks.dsc)),
+        ]
+        for model, clicks in summary.clicks.items()
+    ]
+    goals = [f"NoC@{100 * goal:.0f} (reached)" for goal in GOALS]
+    shown = "/".join(map(str, CLICKS_SHOWN))
+    return [
+        *sections,
+        f"Clicks to an IoU on the well-posed data sets, of at most {evaluation.settings.clicks}: an object that does "
+        "not reach it counts with all of them, one whose box is enough with 0. The worst half is by the box alone.",
+        _table(["model", *goals, f"DSC of the worst half after {shown} clicks"], rows),
+        "![Clicks](clicks.png)",
+    ]
+
+
+def _spread_section(summary: Summary) -> list[str]:
+    if not summary.spreads:
+        return []
+    titles = {group.name: group.title for group in GROUPS}
+    rows = [
+        [entry.prompt, titles[entry.group], entry.model, str(entry.boxes)]
+        + [f"{100 * figure:.2f}" for figure in (entry.mean, entry.deviation, entry.worst)]
+        for entry in summary.spreads
+    ]
+    return [
+        "## How far masks hang on how the box was drawn",
+        "Several boxes round each object, each side of a 3D box moved by up to 2 voxels in plane and one slice. DSC: "
+        "mean, standard deviation over an object's boxes, and the worst of them, averaged over objects and data sets.",
+        _table(["prompt", "group", "model", "boxes", "mean", "deviation", "worst"], rows),
+    ]
+
+
+def _calibration_section(summary: Summary) -> list[str]:
+    if not summary.calibration:
+        return []
+    rows = [
+        [
+            model,
+            f"{entry.slices:,}",
+            _share(entry.error, 2),
+            _share(entry.error_corrected, 2),
+            f"{_share(entry.bad_warned)} of {entry.bad}",
+            f"{_share(entry.good_warned)} of {entry.good}",
+        ]
+        for model, entry in summary.calibration.items()
+    ]
+    return [
+        "## How well the models judge their masks",
+        "Expected calibration error of the predicted IoU of slices, in ten bins, each data set counting the same; "
+        "corrected: by a rising curve fitted on the other half of the cases. A user is warned of an object whose "
+        f"expected IoU (mean over its slices by area) is below {DOUBTFUL_IOU:g}. All figures in percent.",
+        _table(["model", "slices", "error", "corrected", "DSC < 50: warned of", "DSC > 80: warned of"], rows),
+        "![Calibration](calibration.png)",
+    ]
+
+
+def _share(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def _means_table(means: Sequence[GroupMeans]) -> str:

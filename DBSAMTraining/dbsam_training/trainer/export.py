@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dbsam.inference.calibration import METRIC
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import load_base, save_checkpoint
@@ -94,6 +95,8 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
         metrics=_metrics(run_folder if options.blend == 1 else None, options.metrics),
     )
     info = save_checkpoint(output, model, info, half=options.half)
+    if curve := _calibration(info):
+        info = save_checkpoint(output, model, replace(info, metrics={**info.metrics, METRIC: curve}), half=options.half)
     card.parent.mkdir(parents=True, exist_ok=True)
     card.write_text(model_card(info, output), encoding="utf-8")
     return info
@@ -147,6 +150,23 @@ def _metrics(run_folder: Path | None, evaluation: Path | None) -> dict[str, Any]
     if evaluation is not None:
         metrics["evaluation"] = _read_json(evaluation)
     return metrics
+
+
+def _calibration(info: CheckpointInfo) -> dict[str, Any] | None:
+    """The curve that an evaluation of these very weights has fitted."""
+    evaluation = info.metrics.get("evaluation", {})
+    fitted = {model: found["curve"] for model, found in evaluation.get("calibration", {}).items() if found["curve"]}
+    weights = evaluation.get("weights", {})
+    for model, curve in fitted.items():
+        if weights.get(model) == info.tensors_sha256:
+            logger.info("its own estimate of a mask is corrected by the curve of %s", model)
+            return dict(curve)
+    if fitted:
+        logger.warning(
+            "The evaluation has no calibration of these weights (%s): export, evaluate, and export again the same way.",
+            ", ".join(fitted),
+        )
+    return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
