@@ -141,9 +141,13 @@ def read_dicom(path: Path, choice: Choice) -> ImageFile:
         ImageFileError: It is damaged, no regular stack, or holds several series or stacks and none is chosen.
         MemoryError: It does not fit into memory.
     """
-    frames = chosen_frames(path, choice)
-    planes = [_pixels(frame) for frame in _preloaded(frames)]
-    voxels = np.stack(planes)
+    try:
+        frames = chosen_frames(path, choice)
+        voxels = np.stack([_pixels(frame) for frame in _preloaded(frames)])
+    except (ImageFileError, MemoryError):
+        raise
+    except Exception as error:  # values are parsed when they are asked for, and damaged ones raise nearly anything
+        raise ImageFileError(f"{path}: damaged: {type(error).__name__}: {error}. Copy or download it again.") from error
     if voxels.ndim == 4:
         voxels = chosen_component(path, voxels, choice.component, is_colour=True)
     else:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import LPS_FROM_RAS
+from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam.io.image_file import (
     Choice,
     ImageFile,
@@ -190,6 +190,15 @@ def _numbers(path: Path, fields: Mapping[str, str], key: str, kind: type) -> lis
         raise ImageFileError(f"{path}: damaged: {key!r} in its header is {fields.get(key)!r}.") from error
 
 
+def _whole(path: Path, fields: Mapping[str, str], key: str, default: int) -> int:
+    """One whole number of the header; NRRD writes some names in one word, too."""
+    name = next((name for name in (key, key.replace(" ", "")) if name in fields), None)
+    if name is None:
+        return default
+    [number] = [*_numbers(path, fields, name, int), default][:1]
+    return int(number)
+
+
 def _mm_per(path: Path, unit: str) -> float:
     factor = _MM_PER_UNIT.get(unit.strip().strip('"').lower())
     if factor is None:
@@ -271,6 +280,11 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
             f"{path}: its position holds NaN or no numbers: directions {fields.get('space directions')}, origin "
             f"{fields.get('space origin')}."
         )
+    try:
+        if len(spatial) == 3:
+            ImageGeometry(np.block([[np.transpose(np.array(spatial)), np.zeros((3, 1))], [np.eye(4)[3:]]]), (1, 1, 1))
+    except ValueError as error:
+        raise ImageFileError(f"{path}: its position cannot be used: {error}") from error
     return True
 
 
@@ -296,7 +310,7 @@ def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], sizes: Sequence[in
     refuse_what_fits_no_memory(path, needed)
     encoding = fields.get("encoding", "").lower()
     files = data_files(path)
-    byte_skip, line_skip = (int(fields.get(f"{kind} skip", fields.get(f"{kind}skip", 0))) for kind in ("byte", "line"))
+    byte_skip, line_skip = _whole(path, fields, "byte skip", 0), _whole(path, fields, "line skip", 0)
     if files:
         _refuse_missing(path, files)
         lengths = [_length(file, 0, encoding, line_skip) for file in files]
@@ -313,7 +327,7 @@ def _check_meta_voxels(path: Path, fields: Mapping[str, str], sizes: Sequence[in
     item = _META_BYTES.get(fields.get("ElementType", "").upper())
     if item is None or min(sizes, default=0) < 1:
         raise ImageFileError(f"{path}: values of type {fields.get('ElementType')!r} and sizes {sizes} are no image.")
-    count = math.prod(sizes) * int(fields.get("ElementNumberOfChannels", 1))
+    count = math.prod(sizes) * _whole(path, fields, "ElementNumberOfChannels", 1)
     refuse_what_fits_no_memory(path, count * item)
     files = data_files(path)
     if files:
@@ -324,15 +338,15 @@ def _check_meta_voxels(path: Path, fields: Mapping[str, str], sizes: Sequence[in
             raise ImageFileError(
                 f"{path}: compressed without CompressedDataSize, which is not read rightly. Save it again."
             )
-        stated = int(fields["CompressedDataSize"])
+        stated = _whole(path, fields, "CompressedDataSize", 0)
         found = sum(file.stat().st_size - start for file, start in places)
         if found != stated:
             raise ImageFileError(f"{path}: damaged: {found} bytes of compressed voxels instead of {stated}. {_DAMAGED}")
         lengths = [_length(file, start, "zlib") for file, start in places]
     elif fields.get("BinaryData", "True").lower().startswith("f"):
-        lengths, item = [_length(file, start, "ascii") for file, start in places], 1
+        raise ImageFileError(f"{path}: voxels as text, which ITK does not read; save it again as binary.")
     else:
-        skip = int(fields.get("HeaderSize", 0))
+        skip = _whole(path, fields, "HeaderSize", 0)
         lengths = [_length(file, start, "raw") - max(skip, 0) for file, start in places]
         if skip == -1 and sum(lengths) >= count * item:
             return
@@ -490,5 +504,5 @@ def _name_that_itk_knows(path: Path) -> Iterator[Path]:
 
 def last_line(text: str) -> str:
     """What ITK complains about, without its stack of source files."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Reason:")]
     return lines[-1] if lines else "unknown reason."

@@ -52,6 +52,7 @@ _TURNS = {
     8: lambda seen: seen.swapaxes(0, 1)[::-1],
 }
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR, _FORMAT, _KIND = 258, 262, 270, 277, 284, 339, 254
+_COMPRESSION, _DEFLATE = 259, (8, 32946)
 _MIN_IS_WHITE, _MIN_IS_BLACK, _TIFF_RGB, _TIFF_PALETTE, _TIFF_YCBCR = 0, 1, 2, 3, 6
 _PNG_BITS_AT, _PNG_KIND_AT, _PNG_HEADER = 24, 25, 29
 _PNG_RGB, _PNG_GREY_ALPHA, _PNG_RGBA = 2, 4, 6
@@ -109,6 +110,9 @@ def _voxels(path: Path, content: bytes, choice: Choice, as_labels: bool) -> NDAr
             _refuse_unexplained(path, picture)
         orientations = [_orientation(picture, page) for page in pages]
         kinds = [_tiff_kind(path, picture, page) if is_tiff else "" for page in pages]
+        for page in pages if is_tiff else ():
+            picture.seek(page)
+            _check_tiff(content, picture.tag_v2)
     stored = _tiff_as_stored(content) if is_tiff else content
     planes = []
     with Image.open(io.BytesIO(stored), formats=_FORMATS) as picture:
@@ -260,6 +264,22 @@ def _tiff_kind(path: Path, picture: Image, page: int) -> str:
     if form == 2 and bits[0] in (8, 16):
         return f"i{bits[0] // 8}"
     return "u4" if form == 1 and bits[0] == 32 else ""
+
+
+def _check_tiff(content: bytes, tags: Any) -> None:
+    """Compare the checksums of deflated strips and tiles, at which libtiff does not arrive.
+
+    Raises:
+        zlib.error: One differs.
+    """
+    if tags.get(_COMPRESSION) not in _DEFLATE:
+        return
+    for offsets, lengths in ((273, 279), (324, 325)):
+        for start, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=True):
+            unpacker = zlib.decompressobj()
+            unpacker.decompress(content[start : start + length])
+            if not unpacker.eof:
+                raise zlib.error("a strip ends early")
 
 
 def _tiff_as_stored(content: bytes) -> bytes:
