@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ host.start()
 import ctk  # noqa: E402
 import qt  # noqa: E402
 import slicer  # noqa: E402
-from host import names  # noqa: E402
+from host import event_loop, names  # noqa: E402
 from host.pythonqt import HostType, NotInStandIn, host_class  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -319,3 +321,27 @@ def test_the_ui_files_use_what_slicer_has(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_modules_use_what_slicer_has(path):
     assert names.problems_of_source(path) + names.problems_of_signatures(path) == []
+
+
+@pytest.mark.skipif(not event_loop.keeps_the_lock, reason="Qt's own function is called on Linux and macOS")
+def test_a_python_thread_starves_while_the_event_loop_waits_as_in_slicer():
+    counted, stopped = [0], threading.Event()
+
+    def count():
+        while not stopped.is_set():
+            counted[0] += 1
+
+    def work_during(wait):
+        before = counted[0]
+        wait()
+        return counted[0] - before
+
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        with event_loop.waiting(1000) as wait:
+            starved = work_during(wait)
+        assert starved < 0.5 * work_during(lambda: time.sleep(1))
+    finally:
+        stopped.set()
+        thread.join()

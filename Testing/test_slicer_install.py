@@ -89,7 +89,7 @@ def test_the_requirements_of_the_panel_are_the_dependencies_that_slicer_lacks():
     host = pytest.importorskip("host", reason="needs slicer-core and PySide6")
     host.start()
     sys.path.insert(0, str(ROOT / "DBSAMSegment"))
-    from DBSAMSegmentLib.Panel.Packages import REQUIREMENTS
+    from DBSAMSegmentLib.Run.Requirements import REQUIREMENTS
 
     listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\ndependencies = [")[1].split("]")[0]
     kept = {"numpy", "SimpleITK", "scipy", "requests", "filelock"}  # Slicer's own, and what comes with torch
@@ -101,7 +101,7 @@ def test_what_a_training_in_slicer_needs_is_of_the_extra_for_training():
     pytest.importorskip("slicer")
     host = pytest.importorskip("host", reason="needs slicer-core and PySide6")
     host.start()
-    from DBSAMSegmentLib.Panel.Packages import TRAINING_REQUIREMENTS
+    from DBSAMSegmentLib.Run.Requirements import TRAINING_REQUIREMENTS
 
     extra = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("train = [")[1].split("]")[0]
     assert set(TRAINING_REQUIREMENTS.values()) <= set(re.findall(r'"(.+)"', extra))

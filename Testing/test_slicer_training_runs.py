@@ -141,14 +141,14 @@ def test_the_log_grows_at_its_end_and_stays_where_it_is_read(module, monkeypatch
 
 @pytest.mark.parametrize("agreed", [False, True])
 def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch, tmp_path, agreed):
-    from DBSAMSegmentLib.Panel import Packages
+    from DBSAMSegmentLib.Run import Requirements
 
     asked, installed, started = [], [], []
-    monkeypatch.setattr(Packages.importlib.util, "find_spec", lambda name: None if name == "lightning_fabric" else name)
-    monkeypatch.setattr(slicer.app, "_testing", False)
     monkeypatch.setattr(
-        slicer.util, "confirmOkCancelDisplay", lambda text, *args, **options: asked.append(text) or agreed
+        Requirements.importlib.util, "find_spec", lambda name: None if name == "lightning_fabric" else name
     )
+    monkeypatch.setattr(slicer.app, "_testing", False)
+    monkeypatch.setattr("DBSAMSegmentLib.Panel.Packages.confirmed", lambda text, *args: asked.append(text) or agreed)
     monkeypatch.setattr("DBSAMSegmentLib.Panel.Packages.install", lambda missing, parent: installed.extend(missing))
     monkeypatch.setattr(module.logic, "train", lambda *arguments, **options: started.append(arguments))
     module.panel.onStart()

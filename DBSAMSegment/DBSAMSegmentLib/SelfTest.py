@@ -9,8 +9,8 @@ import numpy as np
 import slicer
 import vtk
 
-from .Panel.Packages import missingPackages
 from .Run.Predictors import Predictors
+from .Run.Requirements import missingPackages
 
 # Computed in the worker by a rule, which needs neither torch nor weights.
 BRIGHT_INSIDE_BOX = Predictors("dbsam.worker.bright_box:BrightInsideBoxSource", needsTorch=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from DBSAMSegmentLib.Run.Interpreter import pythonExecutable
 
 _LOG_LINES = 200
 _STOP_SECONDS = 5.0
@@ -60,7 +60,7 @@ class TrainingProcess:
         """Starts the command with these arguments, such as "fit", "--config", "finetune".
 
         Raises:
-            RuntimeError: it runs already.
+            RuntimeError: it runs already, or Slicer's Python isn't there.
             OSError: the process cannot be started.
         """
         if self.running:
@@ -134,11 +134,6 @@ def holdsRun(folder: Path) -> bool:
 def canGoOn(folder: Path) -> bool:
     """Whether a run that was stopped in a folder can go on with the data and the recipe that lie there."""
     return all((folder / name).is_file() for name in ("last.pt", "recipe.yaml", "data/dataset.json"))
-
-
-def pythonExecutable() -> str:
-    """Slicer's own Python; the running interpreter elsewhere."""
-    return shutil.which("PythonSlicer") or sys.executable
 
 
 def _environment() -> dict[str, str]:

@@ -24,6 +24,7 @@ import PySide6.QtWidgets
 import slicer
 import slicer.util
 
+from host import event_loop
 from host.observed import forget_removed_nodes
 from host.signals import slot_errors
 
@@ -33,6 +34,9 @@ MODULES = {
     "SegmentEditorDBSAM": ROOT / "DBSAMSegment/SegmentEditorDBSAM.py",
     "DBSAMTraining": ROOT / "DBSAMTraining/DBSAMTraining.py",
 }
+
+# Slicer's main thread wakes up about as often, for the timer that takes up results.
+_LOOK_MILLISECONDS = 20
 
 # Before Python 3.12 None is counted, and the wheels' compiled code gives back a reference to it too often: after some
 # thousand events the interpreter would abort. These references are there to be lost, also when it ends.
@@ -117,14 +121,15 @@ def process_events(seconds: float = 0.0, until: Callable[[], bool] | None = None
         Exception: The first exception that a slot raised meanwhile.
     """
     deadline = time.monotonic() + seconds
-    while True:
-        start().processEvents()
-        raise_slot_errors()
-        if until is not None and until():
-            return True
-        if time.monotonic() >= deadline:
-            return until is None
-        time.sleep(0.001)
+    start().processEvents()
+    with event_loop.waiting(_LOOK_MILLISECONDS) as wait:
+        while True:
+            raise_slot_errors()
+            if until is not None and until():
+                return True
+            if time.monotonic() >= deadline:
+                return until is None
+            wait()
 
 
 def raise_slot_errors() -> None:

@@ -1,18 +1,22 @@
-"""The Python packages that inference and training need, found without importing them and installed at first use."""
+"""Installs the Python packages that inference and training need at first use, in a process with progress."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 import logging
-import re
+import os
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ..Run.Interpreter import pythonExecutable
+from ..Run.Requirements import REQUIREMENTS, missingPackages, requirementsOf
 from .Dialogs import confirmed
 
 logger = logging.getLogger(__name__)
@@ -20,47 +24,9 @@ logger = logging.getLogger(__name__)
 # Slicer's own packages: pip must not replace them, or the running application breaks.
 _KEPT = ("numpy", "SimpleITK", "requests", "scipy")
 _TORCH = ("torch", "torchvision")
-# The dependencies in pyproject.toml, which isn't installed, but for those that Slicer has or that come with these.
-REQUIREMENTS = {
-    "torch": "torch>=2.1",
-    "torchvision": "torchvision>=0.16",
-    "segment-anything": "segment-anything>=1.0",
-    "safetensors": "safetensors>=0.4",
-}
-# What a training in Slicer needs beside these, of the extra "train" in pyproject.toml.
-TRAINING_REQUIREMENTS = {
-    "lightning-fabric": "lightning-fabric>=2.4",
-    "PyYAML": "PyYAML>=6",
-    "pydantic": "pydantic>=2.7",
-    "tqdm": "tqdm>=4.66",
-    "matplotlib": "matplotlib>=3.8",
-    "Pillow": "Pillow>=10",
-}
 # Where the user declined.
 NOT_INSTALLED = _("Nothing was installed, so nothing can be computed: you will be asked again at the next try.")
-_IMPORT_NAMES = {
-    "segment-anything": "segment_anything",
-    "lightning-fabric": "lightning_fabric",
-    "PyYAML": "yaml",
-    "Pillow": "PIL",
-}
-
-
-def missingPackages(training: bool = False) -> list[str]:
-    """Names of the required packages that are absent or too old; none is imported."""
-    missing = []
-    for name, requirement in _required(training).items():
-        if importlib.util.find_spec(_IMPORT_NAMES.get(name, name)) is None:
-            missing.append(name)
-            continue
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # importable but not installed by pip: nothing is known of its version
-        minimum = requirement.partition(">=")[2]
-        if minimum and _numbers(version) < _numbers(minimum):
-            missing.append(name)
-    return missing
+_LOOK_SECONDS = 0.05
 
 
 def ensurePackages(parent: qt.QWidget | None = None, training: bool = False) -> bool:
@@ -92,31 +58,49 @@ def ensurePackages(parent: qt.QWidget | None = None, training: bool = False) -> 
     return True
 
 
-def install(missing: list[str], parent: qt.QWidget | None = None) -> None:
-    """Installs packages with a progress dialog.
+def install(missing: Sequence[str] | None = None, parent: qt.QWidget | None = None) -> None:
+    """Installs packages with a progress dialog, in which it can be cancelled.
+
+    Args:
+        missing: names of packages; what inference needs and isn't there by default.
+        parent: window of the dialog.
 
     Raises:
-        RuntimeError: pip failed, or a package is still missing afterwards.
+        RuntimeError: pip failed or was cancelled, or a package is still missing afterwards.
     """
-    steps = [name for name in missing if name not in _TORCH]
-    total = len(steps) + bool(set(missing) & set(_TORCH))
+    wanted = missingPackages() if missing is None else list(missing)
+    if not wanted:
+        return
+    requirements = requirementsOf(training=True)
+    torch = [requirements[name] for name in wanted if name in _TORCH]
+    others = [requirements[name] for name in wanted if name not in _TORCH]
     progress = slicer.util.createProgressDialog(
-        parent=parent or slicer.util.mainWindow(), value=0, maximum=total, windowTitle="DB-SAM: installing packages"
+        parent=parent or slicer.util.mainWindow(),
+        windowTitle=_("DB-SAM: installing packages"),
+        windowModality=qt.Qt.ApplicationModal,
+        value=0,
+        maximum=0,
+        minimumDuration=0,
+        autoClose=False,
+        autoReset=False,
     )
+
+    def goesOn(text: str) -> bool:
+        progress.labelText = text
+        slicer.app.processEvents()
+        return not progress.wasCanceled
+
     try:
-        done = 0
-        if set(missing) & set(_TORCH):
-            _show(progress, done, "PyTorch (this takes some minutes)")
-            _installTorch()
-            done += 1
-        for name in steps:
-            _show(progress, done, name)
-            _pipInstall(_required(training=True)[name])
-            done += 1
+        if torch:
+            goesOn(_("Installing PyTorch: this takes some minutes..."))
+            _installTorch(torch, goesOn)
+        if others:
+            pipInstall(others, goesOn)
     finally:
         progress.close()
+        progress.deleteLater()
     importlib.invalidate_caches()
-    still = sorted(set(missing) & set(missingPackages(training=True)))
+    still = sorted(set(wanted) & set(missingPackages(training=True)))
     if still:
         raise RuntimeError(
             f"{', '.join(still)} could not be installed. See the Python console for pip's messages; a restart of"
@@ -124,16 +108,47 @@ def install(missing: list[str], parent: qt.QWidget | None = None) -> None:
         )
 
 
-def _required(training: bool) -> dict[str, str]:
-    return REQUIREMENTS | TRAINING_REQUIREMENTS if training else REQUIREMENTS
+def pipInstall(requirements: Sequence[str], goesOn: Callable[[str], bool]) -> None:
+    """Runs pip beside the application.
+
+    Args:
+        requirements: what to install, as pip takes it.
+        goesOn: gets what is being done, some twenty times a second, and returns whether to go on.
+
+    Raises:
+        RuntimeError: it failed, or was cancelled.
+    """
+    from dbsam.worker.launch import ChildProcess
+
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(_keptVersions()), encoding="utf-8")
+        command = [pythonExecutable(), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        command += ["--progress-bar", "off", "--constraint", str(constraints), *requirements]
+        process = ChildProcess(command, os.environ)
+        try:
+            while process.exit_code is None:
+                said = process.said().splitlines()
+                if not goesOn(said[-1] if said else _("Starting pip...")):
+                    raise RuntimeError(_("The installation was cancelled; what was complete by then stays."))
+                time.sleep(_LOOK_SECONDS)
+            said = process.last_lines()
+            logger.info("pip: %s", said)
+            if process.exit_code != 0:
+                raise RuntimeError(f"pip ended with exit code {process.exit_code}. Its last lines:\n{said}")
+        finally:
+            if process.exit_code is None:
+                process.kill()
+                process.wait(1.0)
+            process.close()
 
 
-def _installTorch() -> None:
+def _installTorch(requirements: Sequence[str], goesOn: Callable[[str], bool]) -> None:
     try:
         import PyTorchUtils
     except ImportError:
         logger.info("The PyTorch extension isn't installed: installing torch and torchvision from PyPI")
-        _pipInstall(" ".join(REQUIREMENTS[name] for name in _TORCH))
+        pipInstall(requirements, goesOn)
         return
     versions = {name: REQUIREMENTS[name].removeprefix(name) for name in _TORCH}
     installed = PyTorchUtils.PyTorchUtilsLogic().installTorch(
@@ -145,31 +160,11 @@ def _installTorch() -> None:
         raise RuntimeError("PyTorch could not be installed: see the Python console for the reason.")
 
 
-def _pipInstall(requirement: str) -> None:
-    constraints = []
+def _keptVersions() -> list[str]:
+    kept = []
     for name in _KEPT:
         try:
-            constraints.append(f"{name}=={importlib.metadata.version(name)}")
+            kept.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "constraints.txt"
-        path.write_text("\n".join(constraints), encoding="utf-8")
-        if importlib.util.find_spec("slicer.packaging") is None:  # Slicer 5.10
-            slicer.util.pip_install(f'{requirement} --constraint "{path}"')
-            return
-        from packaging.requirements import Requirement
-        from slicer.packaging import pip_ensure
-
-        wanted = [Requirement(one) for one in requirement.split()]
-        pip_ensure(wanted, constraints=path, prompt_install=False, requester="DB-SAM")
-
-
-def _show(progress: qt.QProgressDialog, done: int, what: str) -> None:
-    progress.labelText = f"Installing {what}..."
-    progress.value = done
-    slicer.app.processEvents()
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+    return kept

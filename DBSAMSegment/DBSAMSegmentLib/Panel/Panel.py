@@ -22,6 +22,7 @@ from ..Mrml.SceneEvents import SegmentGuard
 from ..Mrml.SliceViews import fitRoiToView, turnWithView
 from ..Mrml.Views import sliceWidgets, startPlacingRoi
 from ..Run.Predictors import requireWeights
+from ..Run.Requirements import missingPackages
 from .BoxList import BoxList
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
 from .Corrections import Corrections
@@ -30,7 +31,7 @@ from .Durations import duration
 from .KeyBoxes import RoiKeyBoxes
 from .LivePreview import LivePreview
 from .NextStep import nextStep, whatIsMissing
-from .Packages import NOT_INSTALLED, ensurePackages, missingPackages
+from .Packages import NOT_INSTALLED, ensurePackages
 from .ResultPanel import ResultPanel
 from .RunPanel import RunPanel
 from .SegmentChoice import SegmentChoice

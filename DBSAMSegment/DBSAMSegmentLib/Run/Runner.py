@@ -18,6 +18,7 @@ from .LastResults import LastResults
 from .Pace import Pace
 from .Predictors import Predictors
 from .Reports import RunReport, mergedResult, reportOf
+from .Requirements import requirePackages
 from .RunErrors import SegmentationError, explainedError
 from .WorkerProcess import WorkerProcess
 
@@ -124,11 +125,13 @@ class SegmentationRunner:
         """Runs and waits.
 
         Raises:
-            SegmentationError: the run failed; nothing was changed.
+            RuntimeError: Python packages are missing, or the run failed (SegmentationError); nothing was changed.
             Cancelled: it was cancelled; nothing was changed.
         """
         from dbsam.progress import Cancelled
 
+        if self.needsPackages:
+            requirePackages()
         job = self.start(
             volumeNode,
             segmentationNode,

@@ -50,15 +50,18 @@ class ChildProcess:
         """None while it lives; below 0 for the signal that ended it."""
         return self._process.poll()
 
+    def said(self) -> str:
+        """The end of what it has said so far; "" on Windows while it lives, where that can't be read."""
+        if sys.platform != "win32":
+            size = os.fstat(self._log.fileno()).st_size
+            return _lines(os.pread(self._log.fileno(), _LAST_BYTES, max(0, size - _LAST_BYTES)))
+        return "" if self.exit_code is None else self.last_lines()
+
     def last_lines(self) -> str:
         """The end of what it said; to be asked when it has ended, as the file's position is shared."""
-        try:
-            size = self._log.seek(0, os.SEEK_END)
-            self._log.seek(max(0, size - _LAST_BYTES))
-            text = self._log.read().decode("utf-8", "replace")
-        except (OSError, ValueError):
-            return ""
-        return "\n".join(text.strip().splitlines()[-_LAST_LINES:])
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LAST_BYTES))
+        return _lines(self._log.read())
 
     def kill(self) -> None:
         """Ends it and all that it started, without asking."""
@@ -86,8 +89,12 @@ class ChildProcess:
         return True
 
     def close(self) -> None:
-        """Lets go of what it said."""
+        """Lets go of what it said, which can't be asked for any more."""
         self._log.close()
+
+
+def _lines(content: bytes) -> str:
+    return "\n".join(content.decode("utf-8", "replace").strip().splitlines()[-_LAST_LINES:])
 
 
 def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
