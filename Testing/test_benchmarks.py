@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from ablation import main as ablation
+from ablation import mean_of_seeds
 from gpu import network_flops
 from gpu_traffic import Count
-from ladder import mean_of_seeds
 from run_all import SCRIPTS
 from scaling import exponent
+from training_cases import tiny_recipe, tiny_store
 from unseen_sources import folds_of, runs_of
 
 from dbsam.modeling import sam_attention
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.evaluate.bootstrap import Row
+from dbsam_training.trainer.export import ExportOptions, export_run
+from dbsam_training.trainer.loop import train
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -50,7 +55,7 @@ def test_the_open_run_leaves_out_what_restricts_use_and_the_first_run_nothing():
     assert runs["open"] == ["b", "c"]
 
 
-def test_the_ladder_averages_the_seeds_of_an_object():
+def test_the_ablation_averages_the_seeds_of_an_object():
     def row(model, structure, dsc):
         return Row("set", "case", structure, "CT", 3, model, "paper", dsc, dsc / 2)
 
@@ -80,3 +85,30 @@ def test_traffic_counts_what_is_read_and_written_and_no_views():
         x + row.t().expand(4, 8)
     assert count.nbytes == {"add": 4 * (32 + 8 + 32)}
     assert count.operations == 1
+
+
+def test_the_ablation_trains_what_is_missing_and_prints_the_form_of_table_3(tmp_path, capsys):
+    recipe = tiny_recipe(run__steps=1, run__validate_every=1)
+    store = tiny_store(tmp_path, recipe)
+    for name in ("base", "recipe"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    train(recipe, [store], tmp_path / "base")
+    export_run(tmp_path / "base", tmp_path / "released.safetensors", tmp_path / "card.md", ExportOptions(state="last"))
+    command = ["--data", str(tmp_path / "Dataset001_Discs"), "--store", str(store), "--output", str(tmp_path / "out")]
+    command += ["--recipe", str(tmp_path / "recipe.yaml"), "--base", str(tmp_path / "released.safetensors")]
+    command += ["--seeds", "0", "1", "--prompts", "paper"]
+    systems = dict.fromkeys(("decoder", "fusion"), "compact")
+    ablation(command, systems)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert {str(path.relative_to(tmp_path / "out")) for path in made} == {
+        f"{seed}/{row}.safetensors" for seed in (0, 1) for row in systems
+    }
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:9]] == [
+        "as released", "decoder only (MedSAM's way)", "+ final fusion (DB-SAM)", "the paper's: MedSAM",
+        "the paper's: + channel attention", "the paper's: + bilateral cross-attention",
+        "the paper's: + final fusion (DB-SAM)",
+    ]  # fmt: skip
+    assert "85.25" in rows[6]
+    ablation(command, systems)
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
