@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import requests
 
@@ -70,6 +71,11 @@ class RemoteFile:
     size_bytes: int
     digest: Digest
 
+    @property
+    def by_hand(self) -> str:
+        """How to get the file without dbsam."""
+        return f"fetch {self.url} by other means"
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -95,7 +101,7 @@ def digest_of(
         Cancelled: `cancel` was cancelled.
         OSError: The file cannot be read.
     """
-    meter = _Meter("verify", path.stat().st_size, progress)
+    meter = Meter("verify", path.stat().st_size, progress)
     # MD5 guards against accidents only, which hospital computers in FIPS mode must be told.
     state = hashlib.new(algorithm, usedforsecurity=False)
     done = 0
@@ -137,7 +143,7 @@ def download_file(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(destination.with_name(destination.name + ".lock"), cancel):
-            if _is_intact(remote, destination, progress, cancel):
+            if is_intact(remote, destination, progress, cancel):
                 return destination
             _Transfer(remote, destination, progress, cancel, retry or RetryPolicy()).run()
     except OSError as error:
@@ -148,7 +154,24 @@ def download_file(
     return destination
 
 
-def _is_intact(remote: RemoteFile, path: Path, progress: ProgressCallback | None, cancel: CancelToken | None) -> bool:
+class PublishedFile(Protocol):
+    """What is known of a file before it is here."""
+
+    @property
+    def url(self) -> str:
+        """Where people find it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its exact size."""
+
+    @property
+    def digest(self) -> Digest:
+        """Its published digest."""
+
+
+def is_intact(remote: PublishedFile, path: Path, progress: ProgressCallback | None, cancel: CancelToken | None) -> bool:
+    """Whether a file is there and is the published one; says so where it is another."""
     if not path.is_file():
         return False
     same_size = path.stat().st_size == remote.size_bytes
@@ -158,7 +181,7 @@ def _is_intact(remote: RemoteFile, path: Path, progress: ProgressCallback | None
     return False
 
 
-class _Meter:
+class Meter:
     """Reports progress at most every `PROGRESS_SECONDS`, with the time left at the mean speed so far."""
 
     def __init__(self, stage: str, total: int, callback: ProgressCallback | None, start: int = 0) -> None:
@@ -168,6 +191,7 @@ class _Meter:
         self.reported = -1
 
     def report(self, done: int) -> None:
+        """Say that `done` bytes are done, if it is time to."""
         now = time.monotonic()
         if self.callback is None or done == self.reported or (now < self.next_report and done < self.total):
             return
@@ -224,7 +248,7 @@ class _Transfer:
         if self._have() > self.remote.size_bytes:
             self.part.unlink()
         self._check_disk()
-        meter = _Meter("download", self.remote.size_bytes, self.progress, self._have())
+        meter = Meter("download", self.remote.size_bytes, self.progress, self._have())
         failures = 0
         while (before := self._have()) < self.remote.size_bytes:
             if self.cancel is not None:
@@ -262,7 +286,7 @@ class _Transfer:
                 self.cancel.raise_if_cancelled()
             time.sleep(min(left, _POLL_SECONDS))
 
-    def _connect(self, offset: int, meter: _Meter) -> None:
+    def _connect(self, offset: int, meter: Meter) -> None:
         """Append what one connection brings to the part file, from `offset`.
 
         Raises:

