@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 
 from dbsam.modeling.builder import build_model
@@ -22,11 +22,19 @@ from dbsam.weights.checkpoint import (
     load_base,
     load_checkpoint,
     outline,
+    pickled_system,
     read_base,
     sam_config,
     save_checkpoint,
 )
-from dbsam.weights.metadata import BaseReference, CheckpointError, CheckpointInfo, DatasetCredit, read_info
+from dbsam.weights.metadata import (
+    METADATA_KEY,
+    BaseReference,
+    CheckpointError,
+    CheckpointInfo,
+    DatasetCredit,
+    read_info,
+)
 
 TINY = replace(
     named_config("dbsam"),
@@ -342,11 +350,43 @@ def test_a_pth_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> N
         read_base(path, TINY)
 
 
-def test_a_training_state_is_not_taken_for_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "entries"),
+    [
+        ({"model": {}, "epoch": 3}, "model, epoch"),
+        ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, "model, state_dict"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, "epoch, optimizer"),
+    ],
+    ids=["empty", "two", "none"],
+)
+def test_a_training_state_without_one_set_of_weights_is_refused(tmp_path: Path, state: object, entries: str) -> None:
     path = tmp_path / "state.pth"
-    torch.save({"model": {}, "epoch": 3}, path)
-    with pytest.raises(CheckpointError, match="holds a dict with the entries model, epoch, not a state dict"):
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=f"holds a dict with the entries {entries}, not a state dict"):
         read_base(path, TINY)
+
+
+@pytest.mark.parametrize("name", ["model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model."])
+def test_the_weights_in_a_trainers_checkpoint_are_found(base: Path, tmp_path: Path, name: str, prefix: str) -> None:
+    """As MedSAM's trainers save them: beside the optimizer, under the prefixes of what wraps the network."""
+    weights = torch.load(base, weights_only=True)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+    wrapped = {f"{prefix}{key}": value for key, value in weights.items()}
+    path = tmp_path / "medsam_model_latest.pth"
+    torch.save({name: wrapped, "optimizer": optimizer.state_dict(), "epoch": 7, "best_loss": 0.1}, path)
+    found = read_base(path, TINY)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+    assert (pickled_system(path), pickled_system(base)) == ("medsam", "sam")
+
+
+def test_a_header_nested_without_end_is_refused(whole: Path) -> None:
+    depth = 200_000
+    metadata = {METADATA_KEY: "[" * depth + "]" * depth}
+    save_file(load_file(whole), whole, metadata)
+    with pytest.raises(CheckpointError, match="damaged or foreign header"):
+        read_info(whole)
 
 
 def test_sam_has_the_keys_and_shapes_of_segment_anything() -> None:

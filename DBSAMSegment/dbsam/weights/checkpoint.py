@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dbsam.io.files import atomic_path
 from dbsam.modeling.builder import build_model
-from dbsam.modeling.config import DBSAMConfig
+from dbsam.modeling.config import SYSTEMS, DBSAMConfig
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.progress import CancelToken, ProgressCallback
 from dbsam.weights.cache_dir import remembered_digest
@@ -29,6 +29,10 @@ from dbsam.weights.metadata import CheckpointError, CheckpointInfo, read_info, u
 logger = logging.getLogger(__name__)
 
 _SHOWN_KEYS = 3
+_TINY_VIT_KEYS = "image_encoder.patch_embed.seq."
+_STATE_DICTS = ("model", "state_dict", "model_state_dict", "net", "weights")
+"""Under which trainers keep the network's weights; MedSAM's under the first."""
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "sam.", "medsam_model.")
 
 
 def sam_config(config: DBSAMConfig) -> DBSAMConfig:
@@ -200,6 +204,22 @@ def load_base(
     return remembered_digest(Path(path), "sha256", progress, cancel)
 
 
+def pickled_system(path: Path) -> str:
+    """The system that a `.pth` file of unknown origin is taken for.
+
+    Its keys tell SAM's from LiteMedSAM's architecture. Of SAM's, what a trainer saved (a dict with the state dict
+    inside) is MedSAM's way, which sees slices stretched to the square; a bare state dict is SAM's own.
+
+    Raises:
+        CheckpointError: It is not a file of weights.
+    """
+    state = _load_pickle(path)
+    tensors = _state_dict(state, path)
+    if any(key.startswith(_TINY_VIT_KEYS) for key in tensors) and "medsam-lite" in SYSTEMS:
+        return "medsam-lite"
+    return "sam" if _is_state_dict(state) else "medsam"
+
+
 def read_base(
     path: Path | str,
     config: DBSAMConfig,
@@ -230,7 +250,7 @@ def read_base(
                 f"{path} is another base than the one needed: its SHA-256 is {seen}, and {expected_sha256} is wanted. "
                 "Name the file with that digest."
             )
-    tensors = _read_pickle(path)
+    tensors = _state_dict(_load_pickle(path), path)
     _check_tensors(tensors, outline(sam_config(config)).state_dict(), path, "a SAM of these sizes")
     return tensors
 
@@ -242,11 +262,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise unreadable(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file that torch.save wrote, without running code from it."""
+def _load_pickle(path: Path) -> object:
+    """What torch.save wrote, without running code from it."""
     try:
         # Mapped, a zip archive is not held in memory beside the network it is copied to.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a file of plain weights, and what else is in it is not executed: {_first_line(error)} "
@@ -257,13 +277,44 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} ({size}) is truncated or not a file of PyTorch weights: {_first_line(error)} Download it again."
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+
+
+def _state_dict(state: object, path: Path) -> dict[str, Tensor]:
+    """The network's weights in what a file holds.
+
+    Raises:
+        CheckpointError: There are none, or several.
+    """
+    inner = _state_dict_in(state)
+    if inner is None:
         keys = f" with the entries {_some(state)}" if isinstance(state, Mapping) else ""
         raise CheckpointError(
             f"{path} holds a {type(state).__name__}{keys}, not a state dict of tensors: export the network's weights "
             "alone."
         )
-    return dict(state)
+    return inner
+
+
+def _state_dict_in(state: object) -> dict[str, Tensor] | None:
+    """The state dict that a file holds alone, or in a training's checkpoint beside optimizer and counters.
+
+    Prefixes that wrappers (data parallel, compiled, Lightning) put before every key are taken away.
+    """
+    if not isinstance(state, Mapping):
+        return None
+    if not _is_state_dict(state):
+        inside = [value for name, value in state.items() if name in _STATE_DICTS and value and _is_state_dict(value)]
+        if len(inside) != 1:
+            return None
+        return _state_dict_in(inside[0])
+    tensors = {str(key): value for key, value in state.items()}
+    while prefix := next((p for p in _WRAPPERS if tensors and all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -279,11 +279,13 @@ def _base_name(path: Path, reference: BaseReference) -> str:
 
 
 def _info_of_pickle(path: Path, progress: ProgressCallback | None, cancel: CancelToken | None) -> CheckpointInfo:
-    """Identify SAM's or MedSAM's file by its digest; any other is taken for SAM's architecture, of unknown origin.
+    """Identify a published file by its digest; any other is taken for what `pickled_system` says, of unknown origin.
 
     Raises:
         CheckpointError: The file has the name of a published one and is another.
     """
+    from dbsam.weights.checkpoint import pickled_system
+
     size = path.stat().st_size
     sha256 = remembered_digest(path, "sha256", progress, cancel)
     for entry in REGISTRY.values():
@@ -304,8 +306,13 @@ def _info_of_pickle(path: Path, progress: ProgressCallback | None, cancel: Cance
                 "again; if it is your own file, give it another name."
             )
     _check_pickle(path)
-    logger.warning("%s is none of the published weights: loading it as SAM ViT-B weights of unknown origin.", path)
-    return CheckpointInfo(path.stem, "", named_config("sam"), "unknown", "", tensors_sha256=sha256)
+    system = pickled_system(path)
+    logger.warning(
+        "%s is none of the published weights: taking it for weights of %s, of unknown origin.",
+        path,
+        REGISTRY[system].title,
+    )
+    return CheckpointInfo(path.stem, "", named_config(system), "unknown", "", tensors_sha256=sha256)
 
 
 def _check_pickle(path: Path) -> None:

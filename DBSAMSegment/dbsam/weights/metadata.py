@@ -136,7 +136,7 @@ class CheckpointInfo:
             known["base"] = BaseReference(**known["base"]) if known["base"] else None
             known["datasets"] = tuple(DatasetCredit(**dataset) for dataset in known["datasets"])
             return cls(**known)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
                 f"{path} has a damaged or foreign header ({type(error).__name__}: {error}). Export or download it "
                 "again."
