@@ -33,6 +33,7 @@ from .LivePreview import LivePreview
 from .NextStep import nextStep, whatIsMissing
 from .Packages import NOT_INSTALLED, ensurePackages
 from .ResultPanel import ResultPanel
+from .RunOutlines import RunOutlines
 from .RunPanel import RunPanel
 from .SegmentChoice import SegmentChoice
 from .SegmentList import SegmentList
@@ -86,6 +87,7 @@ class Panel(VTKObservationMixin):
         self._made: slicer.vtkMRMLSegmentationNode | None = None
         self._watched: slicer.vtkMRMLSegmentationNode | None = None
         self.corrections = Corrections(lambda: self._parameters)
+        self.decided = RunOutlines()
         self.live = LivePreview(runner, self._liveRequest, self._onReleased, self._onLive)
         self._combos = {
             "model": (ui.modelCombo, MODELS),
@@ -119,6 +121,7 @@ class Panel(VTKObservationMixin):
         if self._guard is not None:
             self._guard.close()
         self.fill.close()
+        self.decided.clear()
         self.live.close()
         self.boxes.close()
         self.segmentList.close()
@@ -145,6 +148,7 @@ class Panel(VTKObservationMixin):
 
     def forgetScene(self) -> None:
         """Lets go of everything of a scene that is closed."""
+        self.decided.clear()
         self.setParameterNode(None)
         self._report = self._made = None
         self.result.show(None)
@@ -229,6 +233,7 @@ class Panel(VTKObservationMixin):
             parameters.segmentation = segmentationNode
         try:
             self.segment.start(roiNodes)
+            self.decided.begin(parameters.volume)
             job = self.logic.runner.start(
                 parameters.volume,
                 segmentationNode,
@@ -237,6 +242,7 @@ class Panel(VTKObservationMixin):
                 editorNode=self._editorNode(),
                 onFinished=onFinished,
                 onProgress=onProgress,
+                onSlice=self.decided.take,
             )
         except Exception:
             self._removeMade()
@@ -254,6 +260,7 @@ class Panel(VTKObservationMixin):
     def _onRunChanged(self) -> None:
         """A run has begun or ended."""
         if self.run.job is None:
+            self.decided.clear()
             if self._guard is not None:
                 self._guard.close()
                 self._guard = None

@@ -60,9 +60,7 @@ class CalibrationSummary:
     good_warned: float | None
 
 
-def summarise_judgements(
-    judgements: Sequence[Judgement], rows: Sequence[Row], fits: bool = True
-) -> CalibrationSummary:
+def summarise_judgements(judgements: Sequence[Judgement], rows: Sequence[Row], fits: bool = True) -> CalibrationSummary:
     """Judge one model.
 
     Args:
