@@ -31,7 +31,16 @@ from PIL import Image
 
 from dbsam.cli.terminal import ProgressBar
 from dbsam.progress import Progress
-from dbsam_training.store.format import ALL_ARRAYS, IMAGE_ARRAYS, StoreError, StorePart, read_store_facts, write_json
+from dbsam_training.store.format import (
+    ALL_ARRAYS,
+    IMAGE_ARRAYS,
+    SHARD_FILE,
+    SHARDS,
+    StoreError,
+    StoreShard,
+    read_store_facts,
+    write_json,
+)
 
 _RIFF_HEADER = 8
 Report = Callable[[Progress], None]
@@ -70,7 +79,7 @@ def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Re
         file: What to write.
         quality: Of WebP, 1 to 100.
         split: "train" or "val" to leave out the other's samples, or "all".
-        progress: Called after each part.
+        progress: Called after each shard.
 
     Raises:
         StoreError: `store` is none, or one of its files is missing or damaged.
@@ -79,19 +88,19 @@ def pack(store: Path, file: Path, quality: int, split: str = "all", progress: Re
     if not 1 <= quality <= 100:
         raise ValueError(f"The quality must be from 1 to 100, not {quality}.")
     facts = read_store_facts(store)
-    parts = {name: StorePart(store / "parts" / name) for name in facts["parts"]}
-    kept = [name for name, part in parts.items() if split in ("all", part.facts["split"])]
+    shards = {name: StoreShard(store / SHARDS / name) for name in facts[SHARDS]}
+    kept = [name for name, shard in shards.items() if split in ("all", shard.facts["split"])]
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive, ThreadPoolExecutor() as threads:
-            archive.writestr("store.json", json.dumps(facts | {"parts": kept}))
+            archive.writestr("store.json", json.dumps(facts | {SHARDS: kept}))
             for done, name in enumerate(kept, 1):
-                part = parts[name]
-                archive.writestr(f"{name}/part.json", json.dumps(part.facts), zipfile.ZIP_LZMA)
+                shard = shards[name]
+                archive.writestr(f"{name}/{SHARD_FILE}", json.dumps(shard.facts), zipfile.ZIP_LZMA)
                 for array in sorted(ALL_ARRAYS.keys() - IMAGE_ARRAYS.keys()):
-                    archive.write(part.folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
+                    archive.write(shard.folder / f"{array}.bin", f"{name}/{array}.bin", zipfile.ZIP_LZMA)
                 for array in IMAGE_ARRAYS:
-                    encoded = threads.map(lambda image: _encode(image, quality), part.read(array))
+                    encoded = threads.map(lambda image: _encode(image, quality), shard.read(array))
                     archive.writestr(f"{name}/{array}.webp", b"".join(encoded))
                 if progress:
                     progress(Progress(done, len(kept), name, None))
@@ -106,7 +115,7 @@ def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
     Args:
         file: From `pack`.
         store: A folder that doesn't exist yet; it appears when it is complete.
-        progress: Called after each part.
+        progress: Called after each shard.
 
     Raises:
         StoreError: The folder exists, or the file isn't a packed store or is damaged.
@@ -118,12 +127,12 @@ def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
     try:
         with zipfile.ZipFile(file) as archive, ThreadPoolExecutor() as threads:
             facts: dict[str, Any] = json.loads(archive.read("store.json"))
-            for done, name in enumerate(facts["parts"], 1):
+            for done, name in enumerate(facts[SHARDS], 1):
                 if Path(name).name != name:
-                    raise StoreError(f"{file} holds a part with the name {name!r}, which is no folder's.")
-                _unpack_part(archive, name, temporary / "parts" / name, threads)
+                    raise StoreError(f"{file} holds a shard with the name {name!r}, which is no folder's.")
+                _unpack_shard(archive, name, temporary / SHARDS / name, threads)
                 if progress:
-                    progress(Progress(done, len(facts["parts"]), name, None))
+                    progress(Progress(done, len(facts[SHARDS]), name, None))
         write_json(temporary / "store.json", facts)
         os.replace(temporary, store)
     except StoreError:
@@ -138,9 +147,9 @@ def unpack(file: Path, store: Path, progress: Report | None = None) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _unpack_part(archive: zipfile.ZipFile, name: str, folder: Path, threads: ThreadPoolExecutor) -> None:
+def _unpack_shard(archive: zipfile.ZipFile, name: str, folder: Path, threads: ThreadPoolExecutor) -> None:
     folder.mkdir(parents=True)
-    part: dict[str, Any] = json.loads(archive.read(f"{name}/part.json"))
+    shard: dict[str, Any] = json.loads(archive.read(f"{name}/{SHARD_FILE}"))
     for array, (shape, _) in ALL_ARRAYS.items():
         if array in IMAGE_ARRAYS:
             images = threads.map(lambda data, channels=shape[2]: _decode(data, channels), _split(archive, name, array))
@@ -148,8 +157,8 @@ def _unpack_part(archive: zipfile.ZipFile, name: str, folder: Path, threads: Thr
         else:
             content = archive.read(f"{name}/{array}.bin")
         (folder / f"{array}.bin").write_bytes(content)
-        part["sha256"][array] = hashlib.sha256(content).hexdigest()
-    write_json(folder / "part.json", part)
+        shard["sha256"][array] = hashlib.sha256(content).hexdigest()
+    write_json(folder / SHARD_FILE, shard)
 
 
 def _encode(image: NDArray[np.uint8], quality: int) -> bytes:

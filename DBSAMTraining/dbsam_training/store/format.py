@@ -1,12 +1,12 @@
 """The training store: images of 256x256 and one mask an object, in flat files read row by row.
 
-A store is a folder of parts. A part is written whole or not at all, with the digest of each of its files, so that an
+A store is a folder of shards. A shard is written whole or not at all, with the digest of each of its files, so that an
 interrupted `prepare` goes on where it stopped. Grey images of one channel and bit-packed masks keep it small; several
 samples may share an image.
 
     STORE/store.json                    protocol, options and data sets
-    STORE/parts/PART/part.json          data set, split, cases, structures, digests
-    STORE/parts/PART/greys.bin ...      arrays without header, one row an image or a sample
+    STORE/parts/SHARD/part.json          data set, split, cases, structures, digests
+    STORE/parts/SHARD/greys.bin ...      arrays without header, one row an image or a sample
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from dbsam.io.files import atomic_path
 PATCH_SIZE = 256
 HULL_POINTS = 32
 FORMAT_VERSION = 3
+SHARDS, SHARD_FILE = "parts", "part.json"
+"""Names on disk, and the key in store.json; they stay, so that stores made before are still read."""
 
 IMAGE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "images": ((PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
@@ -95,25 +97,25 @@ class TrainingStore:
         contents = [read_store_facts(folder) for folder in self.folders]
         self.facts: dict[str, Any] = contents[0]
         self.datasets: dict[str, dict[str, Any]] = {}
-        self._parts: list[StorePart] = []
+        self._shards: list[StoreShard] = []
         for folder, content in zip(self.folders, contents, strict=True):
             self.datasets |= content["datasets"]
-            self._parts += [StorePart(folder / "parts" / name) for name in content["parts"]]
-        self._parts = [part for part in self._parts if part.samples]
-        if not self._parts:
+            self._shards += [StoreShard(folder / SHARDS / name) for name in content[SHARDS]]
+        self._shards = [shard for shard in self._shards if shard.samples]
+        if not self._shards:
             raise StoreError(f"{', '.join(map(str, self.folders))} holds no sample.")
-        self._ends = np.cumsum([part.samples for part in self._parts])
-        self.dataset_names = list(dict.fromkeys(part.facts["dataset"] for part in self._parts))
-        self.structure_names = list(dict.fromkeys(n for part in self._parts for n in part.facts["structures"]))
+        self._ends = np.cumsum([shard.samples for shard in self._shards])
+        self.dataset_names = list(dict.fromkeys(shard.facts["dataset"] for shard in self._shards))
+        self.structure_names = list(dict.fromkeys(n for shard in self._shards for n in shard.facts["structures"]))
         self.dataset = self._column(
-            [np.full(p.samples, self.dataset_names.index(p.facts["dataset"])) for p in self._parts]
+            [np.full(p.samples, self.dataset_names.index(p.facts["dataset"])) for p in self._shards]
         )
         codes = {name: code for code, name in enumerate(self.structure_names)}
         self.structure = self._column(
-            [np.array([codes[n] for n in p.facts["structures"]])[p.arrays["structures"]] for p in self._parts]
+            [np.array([codes[n] for n in p.facts["structures"]])[p.arrays["structures"]] for p in self._shards]
         )
-        self.is_train = self._column([np.full(p.samples, p.facts["split"] == "train") for p in self._parts])
-        self.seen = self._column([~np.isnan(p.arrays["hulls"][:, 0, 0]) for p in self._parts])
+        self.is_train = self._column([np.full(p.samples, p.facts["split"] == "train") for p in self._shards])
+        self.seen = self._column([~np.isnan(p.arrays["hulls"][:, 0, 0]) for p in self._shards])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -121,7 +123,7 @@ class TrainingStore:
     @property
     def signature(self) -> str:
         """Digest of everything in the store; two stores of one signature give the same training."""
-        digests = [part.facts["sha256"] for part in self._parts]
+        digests = [shard.facts["sha256"] for shard in self._shards]
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def indices(self, split: str) -> NDArray[np.int64]:
@@ -130,8 +132,8 @@ class TrainingStore:
 
     def case_of(self, index: int) -> str:
         """Name of the case of a sample."""
-        part, row = self._locate(index)
-        return str(part.facts["cases"][part.arrays["cases"][row]])
+        shard, row = self._locate(index)
+        return str(shard.facts["cases"][shard.arrays["cases"][row]])
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The arrays of some samples, copied into memory.
@@ -142,22 +144,22 @@ class TrainingStore:
         """
         columns: dict[str, list[NDArray[Any]]] = {}
         for index in indices:
-            part, row = self._locate(int(index))
-            at = int(part.arrays["rows"][row])
-            image = part.row("images", at) if at >= 0 else part.row("greys", -1 - at)
+            shard, row = self._locate(int(index))
+            at = int(shard.arrays["rows"][row])
+            image = shard.row("images", at) if at >= 0 else shard.row("greys", -1 - at)
             values = {"images": np.broadcast_to(image, (PATCH_SIZE, PATCH_SIZE, 3))}
-            values["masks"] = np.unpackbits(part.row("masks", row), axis=1) * np.uint8(255)
-            values |= {name: part.arrays[name][row] for name in ("hulls", "prompts", "slices", "pixels")}
+            values["masks"] = np.unpackbits(shard.row("masks", row), axis=1) * np.uint8(255)
+            values |= {name: shard.arrays[name][row] for name in ("hulls", "prompts", "slices", "pixels")}
             for name, value in values.items():
                 columns.setdefault(name, []).append(value)
         return {name: np.stack(values) for name, values in columns.items()}
 
     def load(self) -> dict[str, NDArray[Any]]:
-        """Everything but names, in memory: images and greys, masks still bit-packed, `rows` counted over all parts."""
-        loaded = {name: np.concatenate([part.read(name) for part in self._parts]) for name in ALL_ARRAYS}
-        images = np.cumsum([0, *(int(part.facts["counts"]["images"]) for part in self._parts)])
-        greys = np.cumsum([0, *(int(part.facts["counts"]["greys"]) for part in self._parts)])
-        sizes = [part.samples for part in self._parts]
+        """Everything but names, in memory: images and greys, masks still bit-packed, `rows` counted over all shards."""
+        loaded = {name: np.concatenate([shard.read(name) for shard in self._shards]) for name in ALL_ARRAYS}
+        images = np.cumsum([0, *(int(shard.facts["counts"]["images"]) for shard in self._shards)])
+        greys = np.cumsum([0, *(int(shard.facts["counts"]["greys"]) for shard in self._shards)])
+        sizes = [shard.samples for shard in self._shards]
         rows = loaded["rows"]
         rows += np.where(rows >= 0, np.repeat(images[:-1], sizes), -np.repeat(greys[:-1], sizes)).astype(np.int32)
         return loaded
@@ -168,20 +170,20 @@ class TrainingStore:
         Raises:
             StoreError: A file was changed or is damaged.
         """
-        for part in self._parts:
-            part.verify()
+        for shard in self._shards:
+            shard.verify()
 
-    def _locate(self, index: int) -> tuple[StorePart, int]:
+    def _locate(self, index: int) -> tuple[StoreShard, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
+        return self._shards[number], index - (int(self._ends[number - 1]) if number else 0)
 
     @staticmethod
-    def _column(parts: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(parts)
+    def _column(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(pieces)
 
 
-class StorePart:
-    """One part of a store, opened for reading.
+class StoreShard:
+    """One shard of a store, opened for reading.
 
     Attributes:
         folder: Where it is.
@@ -196,7 +198,7 @@ class StorePart:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.facts: dict[str, Any] = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+            self.facts: dict[str, Any] = json.loads((folder / SHARD_FILE).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise StoreError(f"{folder} is missing or damaged ({error}): prepare the store again.") from error
         counts = self.facts["counts"]
@@ -228,7 +230,7 @@ class StorePart:
         return np.fromfile(self.folder / f"{name}.bin", kind).reshape(-1, *shape)
 
     def verify(self) -> None:
-        """Compare the part's files with their digests, see `TrainingStore.verify`."""
+        """Compare the shard's files with their digests, see `TrainingStore.verify`."""
         for name, wanted in self.facts["sha256"].items():
             with (self.folder / f"{name}.bin").open("rb") as file:
                 found = _digest(file)

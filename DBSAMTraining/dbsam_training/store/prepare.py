@@ -1,8 +1,8 @@
 """Turns data sets into a training store: bounded memory, resumable, the same bytes every time.
 
-A store is made of parts, a piece of one data set's split each, written by one process each. A part that is finished is
-not made again; parts whose options or cases changed are. Broken cases are named in `report.json`, and left out only if
-that was asked for.
+A store is made of shards, a piece of one data set's split each, written by one process each. A shard that is finished
+is not made again; shards whose options or cases changed are. Broken cases are named in `report.json`, and left out only
+if that was asked for.
 """
 
 from __future__ import annotations
@@ -25,28 +25,36 @@ from dbsam_training.data.case import Case, CaseError, Source, case_faults, check
 from dbsam_training.data.licences import is_open
 from dbsam_training.data.tasks import TaskRegistry
 from dbsam_training.recipe import DataOptions
-from dbsam_training.store.format import FORMAT_VERSION, Sample, TrainingStore, read_store_facts, write_json
+from dbsam_training.store.format import (
+    FORMAT_VERSION,
+    SHARD_FILE,
+    SHARDS,
+    Sample,
+    TrainingStore,
+    read_store_facts,
+    write_json,
+)
+from dbsam_training.store.inputs import FOLDER as INPUTS
+from dbsam_training.store.inputs import Inputs, describe, have_changed, record_of
 from dbsam_training.store.locks import sole_use
 from dbsam_training.store.objects import PatchOptions, cut_objects
-from dbsam_training.store.part_inputs import FOLDER as INPUTS
-from dbsam_training.store.part_inputs import Inputs, describe, have_changed, record_of
 from dbsam_training.store.prepare_report import BrokenDataError, Fault, Report, faults_text, note_unlabelled
 from dbsam_training.store.slices import cut_slices
 from dbsam_training.store.superpixels import DATASET_NAME as SUPERPIXELS
 from dbsam_training.store.superpixels import cut_superpixels
-from dbsam_training.store.writer import PartWriter
+from dbsam_training.store.writer import ShardWriter
 
 if TYPE_CHECKING:
     from dbsam.cli.cluster import Workers
 
 logger = logging.getLogger(__name__)
 
-CASES_PER_PART = {2: 4096, 3: 64}
+CASES_PER_SHARD = {2: 4096, 3: 64}
 """By dimension, for protocol "slices": what an interrupted run has to do again at most."""
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Shard:
     """A piece of work: some cases of one split of a data set."""
 
     name: str
@@ -76,8 +84,8 @@ def prepare(
         options: Protocol, intensity rule, limits, licences.
         skip_bad: Leave out broken cases instead of refusing them.
         tasks: Registry that may name another intensity rule for a data set.
-        progress: Called after each part.
-        workers: Processes that make the parts instead of this one; they see the same files.
+        progress: Called after each shard.
+        workers: Processes that make the shards instead of this one; they see the same files.
 
     Raises:
         ClusterError: The workers cannot be used, or were lost.
@@ -100,50 +108,51 @@ def _prepare(
     report = Report()
     kept = [source for source in sources if _wanted(source, options, report)]
     check_names(kept)
-    parts = [part for source in kept for part in _parts(source, options, tasks, skip_bad)]
-    for name in ("parts", INPUTS):
+    shards = [shard for source in kept for shard in _shards(source, options, tasks, skip_bad)]
+    for name in (SHARDS, INPUTS):
         (folder / name).mkdir(exist_ok=True)
-    (folder / "store.json").unlink(missing_ok=True)  # while parts change, the folder is no finished store
-    for leftover in (folder / "parts").glob(".*.tmp"):
+    (folder / "store.json").unlink(missing_ok=True)  # while shards change, the folder is no finished store
+    for leftover in (folder / SHARDS).glob(".*.tmp"):
         shutil.rmtree(leftover)
     make = partial(_make, folder)
-    ended = workers.run(make, parts) if workers else ((part, partial(make, part)) for part in parts)
+    ended = workers.run(make, shards) if workers else ((shard, partial(make, shard)) for shard in shards)
     made: dict[str, tuple[int, list[Fault]]] = {}
     with closing(ended):
-        for part, finish in ended:
+        for shard, finish in ended:
             samples, faults, inputs = finish()
-            made[part.name] = samples, faults
+            made[shard.name] = samples, faults
             if inputs is not None:
-                write_json(record_of(folder, part.name), inputs)
+                write_json(record_of(folder, shard.name), inputs)
             if progress:
-                progress(Progress(len(made), len(parts), part.source.info.name, None))
-    for part in parts:
-        samples, faults = made[part.name]
+                progress(Progress(len(made), len(shards), shard.source.info.name, None))
+    for shard in shards:
+        samples, faults = made[shard.name]
         report.faults += faults
-        if part.kind != SUPERPIXELS:
-            counts = report.samples.setdefault(part.source.info.name, {})
-            counts[part.split] = counts.get(part.split, 0) + samples
+        if shard.kind != SUPERPIXELS:
+            counts = report.samples.setdefault(shard.source.info.name, {})
+            counts[shard.split] = counts.get(shard.split, 0) + samples
     report.faults = list(dict.fromkeys(report.faults))
     for source in kept:
         note_unlabelled(source, report)
     write_json(folder / "report.json", asdict(report))
     if report.faults and not skip_bad:
         raise BrokenDataError(faults_text(report, folder))
-    if not parts:
+    if not shards:
         raise BrokenDataError(f"No data set is left: {report.left_out}")
-    _finish(folder, parts, options)
+    _finish(folder, shards, options)
     return report
 
 
 def would_change(
     sources: Sequence[Source], folder: Path, options: DataOptions, tasks: TaskRegistry | None
 ) -> list[str]:
-    """Names of the parts of a finished store that `prepare` would make anew, add or drop."""
+    """Names of the shards of a finished store that `prepare` would make anew, add or drop."""
     kept = [source for source in sources if _wanted(source, options, Report())]
-    parts = {part.name: part for source in kept for part in _parts(source, options, tasks, False)}
-    stored = set(read_store_facts(folder)["parts"])
-    changed = {name for name in parts.keys() & stored if _part_facts(folder, parts[name], unknown_inputs=False) is None}
-    return sorted(changed | (parts.keys() ^ stored))
+    shards = {shard.name: shard for source in kept for shard in _shards(source, options, tasks, False)}
+    stored = set(read_store_facts(folder)[SHARDS])
+    kept_names = shards.keys() & stored
+    changed = {name for name in kept_names if _shard_facts(folder, shards[name], unknown_inputs=False) is None}
+    return sorted(changed | (shards.keys() ^ stored))
 
 
 def _wanted(source: Source, options: DataOptions, report: Report) -> bool:
@@ -155,7 +164,7 @@ def _wanted(source: Source, options: DataOptions, report: Report) -> bool:
     return True
 
 
-def _parts(source: Source, options: DataOptions, tasks: TaskRegistry | None, skip_bad: bool) -> Iterator[_Part]:
+def _shards(source: Source, options: DataOptions, tasks: TaskRegistry | None, skip_bad: bool) -> Iterator[_Shard]:
     info = source.info
     intensity = (tasks.intensity_for(info) if tasks else None) or options.intensity
     for split in ("train", "val"):
@@ -165,42 +174,42 @@ def _parts(source: Source, options: DataOptions, tasks: TaskRegistry | None, ski
         if not cases:
             continue
         if options.protocol == "objects":
-            yield _Part(f"{info.name}.{split}", source, split, cases, "objects", intensity, skip_bad, options)
+            yield _Shard(f"{info.name}.{split}", source, split, cases, "objects", intensity, skip_bad, options)
             if split == "train" and max(options.superpixel_slices) > 0:
                 name = f"{info.name}.{SUPERPIXELS}"
-                yield _Part(name, source, split, cases, SUPERPIXELS, intensity, skip_bad, options)
+                yield _Shard(name, source, split, cases, SUPERPIXELS, intensity, skip_bad, options)
             continue
-        size = CASES_PER_PART[info.dimension or 3]
+        size = CASES_PER_SHARD[info.dimension or 3]
         for start in range(0, len(cases), size):
             name = f"{info.name}.{split}.{start // size:04d}"
             piece = cases[start : start + size]
-            yield _Part(name, source, split, piece, "slices", intensity, skip_bad, options)
+            yield _Shard(name, source, split, piece, "slices", intensity, skip_bad, options)
 
 
-def _part_facts(folder: Path, part: _Part, unknown_inputs: bool = True) -> dict[str, Any] | None:
-    """Content of the part.json of a part that exists as it would be written from the data as they are now."""
-    path = folder / "parts" / part.name / "part.json"
+def _shard_facts(folder: Path, shard: _Shard, unknown_inputs: bool = True) -> dict[str, Any] | None:
+    """Content of the part.json of a shard that exists as it would be written from the data as they are now."""
+    path = folder / SHARDS / shard.name / SHARD_FILE
     if not path.is_file():
         return None
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    record = record_of(folder, part.name)
-    if facts["work"] != _work_key(part) or have_changed(record, part.source, part.cases, unknown_inputs):
+    record = record_of(folder, shard.name)
+    if facts["work"] != _work_key(shard) or have_changed(record, shard.source, shard.cases, unknown_inputs):
         return None
     return facts
 
 
-def _make(folder: Path, part: _Part) -> tuple[int, list[Fault], Inputs | None]:
-    """Write a part unless it exists as it would be written.
+def _make(folder: Path, shard: _Shard) -> tuple[int, list[Fault], Inputs | None]:
+    """Write a shard unless it exists as it would be written.
 
     Returns:
-        Its number of samples, its broken cases, and what its cases' files were, None for a part that was there.
+        Its number of samples, its broken cases, and what its cases' files were, None for a shard that was there.
     """
-    facts = _part_facts(folder, part)
-    if facts is not None and (part.skip_bad or not facts["faults"]):
+    facts = _shard_facts(folder, shard)
+    if facts is not None and (shard.skip_bad or not facts["faults"]):
         return int(facts["counts"]["samples"]), [Fault(*fault) for fault in facts["faults"]], None
-    record_of(folder, part.name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "parts" / part.name, ignore_errors=True)
-    inputs = describe(part.source, part.cases)
+    record_of(folder, shard.name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SHARDS / shard.name, ignore_errors=True)
+    inputs = describe(shard.source, shard.cases)
     faults: dict[str, str] = {}
     sound: set[str] = set()
 
@@ -208,14 +217,14 @@ def _make(folder: Path, part: _Part) -> tuple[int, list[Fault], Inputs | None]:
         if name in faults:
             return None
         try:
-            case = part.source.read_case(name)
+            case = shard.source.read_case(name)
         except CaseError as error:
             faults[name] = error.reason
             return None
         if name not in sound:
-            found = case_faults(part.source.info, case)
+            found = case_faults(shard.source.info, case)
             try:
-                resolve_intensity(part.intensity, case.voxels_KJI)
+                resolve_intensity(shard.intensity, case.voxels_KJI)
             except ValueError as error:  # a blank image, or one that the rule does not fit
                 found.append(str(error))
             if found:
@@ -224,54 +233,54 @@ def _make(folder: Path, part: _Part) -> tuple[int, list[Fault], Inputs | None]:
             sound.add(name)
         return case
 
-    info = part.source.info
-    dataset = SUPERPIXELS if part.kind == SUPERPIXELS else info.name
-    writer = PartWriter(folder, part.name, {"dataset": dataset, "split": part.split, "work": _work_key(part)})
+    info = shard.source.info
+    dataset = SUPERPIXELS if shard.kind == SUPERPIXELS else info.name
+    writer = ShardWriter(folder, shard.name, {"dataset": dataset, "split": shard.split, "work": _work_key(shard)})
     try:
-        for sample in _samples(part, read):
+        for sample in _samples(shard, read):
             writer.add(sample)
     except BaseException:
         writer.discard()
         raise
     found = [Fault(info.name, case, reason) for case, reason in sorted(faults.items())]
     # Of superpixels, the annotated part of the same cases reports them.
-    reported = [] if part.kind == SUPERPIXELS else found
+    reported = [] if shard.kind == SUPERPIXELS else found
     for fault in found:
         logger.debug("%s, %s: %s", fault.dataset, fault.case, fault.reason)
-    if found and not part.skip_bad:
+    if found and not shard.skip_bad:
         writer.discard()
         return 0, reported, None
     return writer.close({"faults": [(f.dataset, f.case, f.reason) for f in reported]}), reported, inputs
 
 
-def _samples(part: _Part, read: Callable[[str], Case | None]) -> Iterator[Sample]:
-    data, info = part.options, part.source.info
+def _samples(shard: _Shard, read: Callable[[str], Case | None]) -> Iterator[Sample]:
+    data, info = shard.options, shard.source.info
     seed = zlib.crc32(info.name.encode())  # the choice in one data set does not depend on the others
-    if part.kind == "slices":
-        for name in part.cases:
+    if shard.kind == "slices":
+        for name in shard.cases:
             case = read(name)
             if case is not None:
-                yield from cut_slices(info, case, part.intensity)
+                yield from cut_slices(info, case, shard.intensity)
         return
-    most = data.train_per_dataset if part.split == "train" else data.val_per_dataset
-    options = PatchOptions(most=most, intensity=part.intensity, neighbours=data.neighbours, seed=seed)
-    if part.kind == "objects":
-        yield from cut_objects(part.source, part.cases, read, options)
+    most = data.train_per_dataset if shard.split == "train" else data.val_per_dataset
+    options = PatchOptions(most=most, intensity=shard.intensity, neighbours=data.neighbours, seed=seed)
+    if shard.kind == "objects":
+        yield from cut_objects(shard.source, shard.cases, read, options)
     else:
         slices = data.superpixel_slices[0 if info.dimension == 2 else 1]
-        yield from cut_superpixels(part.cases, read, slices, data.superpixels_per_slice, options)
+        yield from cut_superpixels(shard.cases, read, slices, data.superpixels_per_slice, options)
 
 
-def _work_key(part: _Part) -> str:
-    """Digest of all that decides what a part holds, so far as it can be known without reading the images."""
-    data = asdict(part.options)
+def _work_key(shard: _Shard) -> str:
+    """Digest of all that decides what a shard holds, so far as it can be known without reading the images."""
+    data = asdict(shard.options)
     content = [
         FORMAT_VERSION,
-        part.kind,
-        part.split,
-        part.intensity,
-        part.cases,
-        asdict(part.source.info),
+        shard.kind,
+        shard.split,
+        shard.intensity,
+        shard.cases,
+        asdict(shard.source.info),
         {
             k: data[k]
             for k in (
@@ -283,10 +292,10 @@ def _work_key(part: _Part) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 
-def _finish(folder: Path, parts: Sequence[_Part], options: DataOptions) -> None:
+def _finish(folder: Path, shards: Sequence[_Shard], options: DataOptions) -> None:
     datasets: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        info = part.source.info
+    for shard in shards:
+        info = shard.source.info
         facts = datasets.setdefault(
             info.name,
             {
@@ -299,14 +308,14 @@ def _finish(folder: Path, parts: Sequence[_Part], options: DataOptions) -> None:
                 "cases": {},
             },
         )
-        if part.kind != SUPERPIXELS:
-            facts["cases"][part.split] = facts["cases"].get(part.split, 0) + len(part.cases)
+        if shard.kind != SUPERPIXELS:
+            facts["cases"][shard.split] = facts["cases"].get(shard.split, 0) + len(shard.cases)
     content = {
         "format": FORMAT_VERSION,
         "protocol": options.protocol,
         "options": asdict(options),
         "datasets": datasets,
-        "parts": [part.name for part in parts],
+        SHARDS: [shard.name for shard in shards],
     }
     write_json(folder / "store.json", content)
     store = TrainingStore(folder)

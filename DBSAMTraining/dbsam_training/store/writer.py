@@ -1,4 +1,4 @@
-"""Writes the parts of a training store."""
+"""Writes the shards of a training store."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam_training.store.format import ALL_ARRAYS, HULL_POINTS, IMAGE_ARRAYS, SAMPLE_ARRAYS, Sample, write_json
+from dbsam_training.store.format import (
+    ALL_ARRAYS,
+    HULL_POINTS,
+    IMAGE_ARRAYS,
+    SAMPLE_ARRAYS,
+    SHARD_FILE,
+    SHARDS,
+    Sample,
+    write_json,
+)
 
 
-class PartWriter:
-    """Writes one part as its samples come, in bounded memory; the part exists only after `close`.
+class ShardWriter:
+    """Writes one shard as its samples come, in bounded memory; the shard exists only after `close`.
 
     Args:
         folder: The store.
-        name: Name of the part.
+        name: Name of the shard.
         facts: What else to write into part.json: data set and split, at least.
     """
 
     def __init__(self, folder: Path, name: str, facts: Mapping[str, Any]) -> None:
-        self.target = folder / "parts" / name
-        # A name of its own, because a worker that was taken for dead may still be writing the same part.
-        self.work = folder / "parts" / f".{name}.{uuid4().hex}.tmp"
+        self.target = folder / SHARDS / name
+        # A name of its own, because a worker that was taken for dead may still be writing the same shard.
+        self.work = folder / SHARDS / f".{name}.{uuid4().hex}.tmp"
         self.work.mkdir(parents=True)
         self._facts = dict(facts)
         self._files: dict[str, BinaryIO] = {}
@@ -70,7 +79,7 @@ class PartWriter:
         self._counts["samples"] += 1
 
     def close(self, facts: Mapping[str, Any]) -> int:
-        """Finish the part, with more facts for part.json; returns its number of samples. An error leaves nothing."""
+        """Finish the shard, with more facts for part.json; returns its number of samples. An error leaves nothing."""
         try:
             return self._close(facts)
         except BaseException:
@@ -92,13 +101,13 @@ class PartWriter:
                 "sha256": {array: digest.hexdigest() for array, digest in self._digests.items()},
             }
         )
-        write_json(self.work / "part.json", content)
+        write_json(self.work / SHARD_FILE, content)
         try:
             os.replace(self.work, self.target)
         except OSError:
-            if not (self.target / "part.json").is_file():
+            if not (self.target / SHARD_FILE).is_file():
                 raise
-            shutil.rmtree(self.work)  # another process has finished the same part meanwhile
+            shutil.rmtree(self.work)  # another process has finished the same shard meanwhile
         return self._counts["samples"]
 
     def discard(self) -> None:

@@ -1,6 +1,6 @@
-"""What the files of a part's cases were when it was made, so that a part is made again when one of them changes.
+"""What the files of a shard's cases were when it was made, so that a shard is made again when one of them changes.
 
-It is kept beside the parts, in `STORE/inputs`: a store's own bytes depend on the data, not on when a file was written.
+It is kept beside the shards, in `STORE/inputs`: a store's own bytes depend on the data, not on when a file was written.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Inputs = Mapping[str, tuple[int, int, str]]
 """By path from the data set's folder: size in bytes, time of the last change in ns, and SHA-256."""
 
 
-def record_of(store: Path, part: str) -> Path:
-    """The file that keeps the inputs of a part."""
-    return store / FOLDER / f"{part}.json"
+def record_of(store: Path, shard: str) -> Path:
+    """The file that keeps the inputs of a shard."""
+    return store / FOLDER / f"{shard}.json"
 
 
 def describe(source: Source, cases: Iterable[str]) -> dict[str, tuple[int, int, str]]:
