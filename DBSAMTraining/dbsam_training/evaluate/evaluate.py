@@ -25,7 +25,7 @@ from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.evaluate.bootstrap import Row
 from dbsam_training.evaluate.calibration import Judgement
 from dbsam_training.evaluate.clicks import ClickCurve
-from dbsam_training.evaluate.examples import KEEPERS, Example, ExampleKeeper
+from dbsam_training.evaluate.contact_sheet import KEEPERS, Example, ExampleKeeper
 from dbsam_training.evaluate.found import ClickSegmenter, Found, Segmenter
 from dbsam_training.evaluate.metrics import score_masks
 from dbsam_training.evaluate.prompts import (
