@@ -98,7 +98,8 @@ ACTIONS = (
 )
 
 
-def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
+def test_random_interruptions_lose_no_segment_and_leave_nothing_behind():
+    count = int(os.environ.get("DBSAM_TEST_INTERRUPTIONS", "55"))
     from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
@@ -107,7 +108,7 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
     runner = SegmentationRunner(scene, ThresholdInWorker())
     happened = dict.fromkeys(("written", "cancelled", "refused"), 0)
     try:
-        for number in range(100):
+        for number in range(count):
             action = ACTIONS[number % len(ACTIONS)]
             rule = ThresholdSettings("slice", 32, seconds_per_slice=0.003, name=f"run {number}")
             runner.worker.predictors.predictor = rule
@@ -165,7 +166,7 @@ def test_100_random_interruptions_lose_no_segment_and_leave_nothing_behind():
             assert runner._jobNodes == {}
     finally:
         runner.close()
-    assert all(count > 10 for count in happened.values()), happened
+    assert all(times > 5 for times in happened.values()), happened
     assert runner.worker.busy is False
 
 

@@ -156,10 +156,21 @@ def test_batches_are_no_larger_than_asked_for_and_take_half_a_second_at_most() -
     assert cost.batch_size(8) == 1  # nothing is known yet
     cost.encoded(4, 0.04)
     assert cost.batch_size(8) == 8
+    cost.encoded(1, 0.01)
     cost.encoded(1, 0.19)  # 0.1 s a slice on average
     assert cost.batch_size(8) == 5
     cost.encoded(1, 5.0)
     assert cost.batch_size(8) == 1
+
+
+def test_the_first_slice_which_sets_a_library_up_counts_only_until_there_is_a_second() -> None:
+    cost = SliceCost()
+    cost.encoded(1, 20.0)
+    cost.decoded(3.0)
+    assert cost.seconds_for(encoded=2, decoded=2) == 46.0
+    cost.encoded(1, 0.5)
+    cost.decoded(0.1)
+    assert cost.seconds_for(encoded=2, decoded=2) == pytest.approx(1.2)
 
 
 def test_the_time_left_is_known_once_slices_were_timed() -> None:

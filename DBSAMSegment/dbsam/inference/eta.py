@@ -16,32 +16,30 @@ class SliceCost:
     """
 
     def __init__(self) -> None:
-        self._per_encoded: float | None = None
-        self._per_decoded: float | None = None
+        self._encodings, self._decodings = _Timings(), _Timings()
         self.embedding_nbytes: int | None = None
 
     def encoded(self, count: int, seconds: float) -> None:
         """Notes that `count` slices were encoded in `seconds`."""
-        self._per_encoded = _averaged(self._per_encoded, seconds / count)
+        self._encodings.add(seconds / count)
 
     def decoded(self, seconds: float) -> None:
         """Notes that the mask of one slice was decoded in `seconds`."""
-        self._per_decoded = _averaged(self._per_decoded, seconds)
+        self._decodings.add(seconds)
 
     def batch_size(self, largest: int) -> int:
         """Returns how many slices to encode at once: one on slow computers, so that cancelling is prompt."""
-        if self._per_encoded is None:
-            return 1
-        return max(1, min(largest, int(_SECONDS_PER_BATCH / max(self._per_encoded, 1e-6))))
+        each = self._encodings.seconds
+        return 1 if each is None else max(1, min(largest, int(_SECONDS_PER_BATCH / max(each, 1e-6))))
 
     def seconds_for(self, encoded: int, decoded: int) -> float | None:
         """Returns how long slices will take; None if no such slice was timed yet."""
         seconds = 0.0
-        for count, each in ((encoded, self._per_encoded), (decoded, self._per_decoded)):
+        for count, timings in ((encoded, self._encodings), (decoded, self._decodings)):
             if count > 0:
-                if each is None:
+                if timings.seconds is None:
                     return None
-                seconds += count * each
+                seconds += count * timings.seconds
         return seconds
 
 
@@ -74,5 +72,13 @@ class ProgressReporter:
             self._callback(Progress(self._done, self._total, self._stage, seconds_left))
 
 
-def _averaged(old: float | None, new: float) -> float:
-    return new if old is None else (old + new) / 2
+class _Timings:
+    """What one step takes by the last ones; the first counts until there is a second, as it also sets a library up."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        self._count += 1
+        self.seconds = seconds if self._count <= 2 or self.seconds is None else (self.seconds + seconds) / 2
