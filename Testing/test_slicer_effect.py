@@ -436,3 +436,14 @@ def test_the_effect_says_what_is_missing_and_what_it_applies_to(stage):
     labels = [label.text for label in effect.scriptedEffect.optionsFrame().findChildren(qt.QLabel)]
     assert "Apply to:" in labels
     assert "Segment:" not in labels
+
+
+def test_what_the_first_outline_waits_for_is_said_and_taken_back(stage):
+    _, _, _, _, effect, runner = stage
+    said = []
+    show = effect._status
+    effect._status = lambda text: said.append(text) or show(text)
+    effect.previewBox(2, 5, (9.5, 7.5, 36.5, 30.5))
+    finish(effect, runner)
+    assert any(text.startswith(("Starting", "Loading the model")) for text in said)
+    assert "..." not in effect.options.statusLabel.text

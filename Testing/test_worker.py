@@ -18,7 +18,7 @@ from dbsam.inference.segmenter import VolumeSegmenter
 from dbsam.preprocess.volume import Volume
 from dbsam.progress import CancelToken
 from dbsam.worker.channel import framed
-from dbsam.worker.client import Job, UnchangingVoxels, WorkerClient, WorkerEnded, WorkerError
+from dbsam.worker.client import STARTING, Job, UnchangingVoxels, WorkerClient, WorkerEnded, WorkerError
 from dbsam.worker.networks import Networks, is_memory_full
 from dbsam.worker.protocol import (
     VERSION,
@@ -103,6 +103,10 @@ def test_results_are_those_of_the_library_and_news_arrive_in_order(client):
         )  # fmt: skip
     assert seen[-1] == "finished"
     assert seen.count("finished") == 1
+    stages = [one.stage for one in seen if hasattr(one, "stage")]
+    assert stages[0] == STARTING
+    assert stages[-1].endswith(": segmenting")
+    assert all((one.total == 0) == (not one.stage.endswith("segmenting")) for one in seen if hasattr(one, "stage"))
     slices = [one for one in seen if hasattr(one, "report")]
     assert [one.prompt for one in slices] == sorted(one.prompt for one in slices)
     whole = np.zeros(SHAPE, np.uint8)

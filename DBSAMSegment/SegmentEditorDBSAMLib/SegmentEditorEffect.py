@@ -225,6 +225,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             elif job.cancelled or job.cancel.cancelled or volumeNode.GetScene() is None:
                 self._status(self._reason)
             else:
+                self._status(before)
                 self._preview = (job.result[0], request)
                 with errorsShown(_("The outline can't be shown.")):
                     self._fill.hideFor([self._roi()] if self._roi() is not None else [])
@@ -234,8 +235,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self._applyWhenSeen = False
             self.updateGUIFromMRML()
 
-        self._jobVolume, self._reason = volumeNode, ""
-        self.job = self._runnerInUse().preview(request, index, show)
+        def waiting(progress):
+            from DBSAMSegmentLib.Panel.Durations import progressText
+
+            if progress.total == 0:  # nothing is computed yet: the model is loaded, or the volume read
+                self._status(progressText(progress))
+
+        self._jobVolume, self._reason, before = volumeNode, "", self.options.statusLabel.text if self.options else ""
+        self.job = self._runnerInUse().preview(request, index, show, onProgress=waiting)
         if self.job is None:
             self._status(_("The box lies outside the volume."))
         self.updateGUIFromMRML()

@@ -14,9 +14,11 @@ from slicer.i18n import tr as _
 from ..Mrml.Requests import RunRequest
 from ..Mrml.SliceViews import AXIS_LETTERS
 from ..Mrml.Views import sliceWidgets, viewAlong
+from .Durations import progressText
 from .SlicePreview import SlicePreview
 
 if TYPE_CHECKING:
+    from dbsam.progress import Progress
     from dbsam.worker.client import Job
 
     from ..Run.Runner import SegmentationRunner
@@ -128,7 +130,9 @@ class LivePreview:
                 ).format(axis=AXIS_LETTERS[axis])
             else:
                 index = found[1].index
-                job = self._runner.preview(request, index, lambda job: self._show(job, volumeNode, index))
+                job = self._runner.preview(
+                    request, index, lambda job: self._show(job, volumeNode, index), onProgress=self._waiting
+                )
                 if job is None:
                     why = _("The slice in view lies outside the box, so nothing is outlined.")
         except ValueError as error:
@@ -139,6 +143,11 @@ class LivePreview:
             return
         self._job = job
 
+    def _waiting(self, progress: Progress) -> None:
+        """Says what the first outline waits for: the model is loaded, or the volume read."""
+        if progress.total == 0:
+            self._say(progressText(progress))
+
     def _show(self, job: Job, volumeNode: slicer.vtkMRMLScalarVolumeNode, index: int) -> None:
         self._job = None
         if job.error is not None:
@@ -146,4 +155,5 @@ class LivePreview:
             self._say(str(job.error))
         if job.error is not None or job.cancelled or job.cancel.cancelled or volumeNode.GetScene() is None:
             return
+        self._say("")
         self.outlines.show(job.result[0], index, volumeNode, sliceWidgets())

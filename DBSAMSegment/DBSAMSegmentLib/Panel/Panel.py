@@ -490,6 +490,10 @@ class Panel(VTKObservationMixin):
         if not self.isReady()[0]:
             return ""
         if not self._canCompute():
+            if self._get("live"):
+                return _(
+                    "Live outlines need packages that aren't installed: press Apply, which offers to install them."
+                )
             return _("At the first run you are asked to install what is missing.")
         try:
             request = self._request(self.rois())

@@ -190,6 +190,7 @@ class SegmentationRunner:
         index: int,
         onFinished: Callable[[Job], None],
         cancel: CancelToken | None = None,
+        onProgress: Callable[[Progress], None] | None = None,
     ) -> Job | None:
         """Computes one slice of the first prompt; writes nothing.
 
@@ -206,7 +207,7 @@ class SegmentationRunner:
             onFinished(job)
 
         return self.worker.submit(
-            Job(_segmentTask(single, False), cancel, Priority.PREVIEW, single.snapshot, on_finished=finish)
+            Job(_segmentTask(single, False), cancel, Priority.PREVIEW, single.snapshot, finish, onProgress)
         )
 
     def prefetch(self, request: RunRequest) -> Job:

@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_CACHE_BYTES = 1024 * 2**20
 DEFAULT_IDLE_SECONDS = 600.0
 
+STARTING = "Starting the process that computes"
+
 # The first start after an installation compiles the library's files, and virus scanners read them all.
 _START_SECONDS = 120.0
 # From the end of the connection to the end of the process.
@@ -329,6 +331,8 @@ class WorkerClient:
             except OSError as error:
                 self._fail(waiting, WorkerEnded(_not_started(self._command[0], str(error))))
                 return
+            for job in waiting:
+                job._news.progress = Progress(0, 0, STARTING, None)
         link = self._link
         link.drive()
         for message in link.take():
