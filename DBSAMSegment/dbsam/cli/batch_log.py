@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +66,6 @@ State = list[tuple[str, int, int]]
 
 # Lie beside the slices in a DICOM folder and are none: what a batch writes, its manifest and records, ROIs.
 _NO_SLICES = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff", ".csv", ".json", ".jsonl")
-_LONGEST_HEADER = 65536
 
 
 def name_of(path: Path, folder: Path) -> str:
@@ -93,7 +90,7 @@ def fingerprint(case: Case, folder: Path, inputs: dict[str, State], model: list[
 
 def states_of_inputs(case: Case, folder: Path) -> dict[str, State]:
     """The state of the volume and of each file that says where the structure is."""
-    return {name_of(path, folder): _state_of(path) for path in case.inputs}
+    return {name_of(path, folder): _state_of(path, (case.output, case.overlay)) for path in case.inputs}
 
 
 def state_of_model(model: str, precision: str, weights: Path | None) -> list[Any]:
@@ -107,28 +104,14 @@ def _named(value: Any, folder: Path) -> Any:
     return name_of(value, folder) if isinstance(value, Path) else value
 
 
-def _state_of(path: Path) -> State:
+def _state_of(path: Path, outputs: Sequence[Path | None] = ()) -> State:
     """The state of a file and the files that it refers to, or of the slices in a DICOM folder."""
     if path.is_dir():
         files = [entry for entry in sorted(path.iterdir()) if not entry.name.lower().endswith(_NO_SLICES)]
+        written = {output.resolve() for output in outputs if output is not None}
+        files = [file for file in files if file.resolve() not in written]
     else:
-        files = [path, *_data_files(path)]
+        from dbsam.io.images import input_files
+
+        files = input_files(path)
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-
-
-def _data_files(header: Path) -> list[Path]:
-    """The files that hold the voxels where they are not in the header's own (.mhd, .nhdr, .hdr)."""
-    if header.suffix.lower() in (".hdr", ".img"):
-        return [header.with_suffix(ending) for ending in (".hdr", ".img", ".IMG", ".img.gz")]
-    if header.suffix.lower() not in (".mhd", ".nhdr") or not header.is_file():
-        return []
-    with header.open("rb") as file:
-        text = file.read(_LONGEST_HEADER).decode(errors="surrogateescape")
-    # A name, a pattern such as slice%03d.raw with its numbers, or the word LIST with names on lines of their own.
-    match = re.search(r"^(?:ElementDataFile\s*=|data ?file:)(.*)", text, re.MULTILINE | re.IGNORECASE | re.DOTALL)
-    names = [line.strip() for line in match[1].splitlines() if line.strip()] if match else []
-    if not names or names[0].upper() == "LOCAL":
-        return []
-    numbered = [header.parent / name.split()[0] for name in names if "%" in name]
-    found = [file for place in numbered for file in place.parent.glob(re.sub(r"%\d*d", "*", glob.escape(place.name)))]
-    return [header.parent / name for name in names] + sorted(found)

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from dbsam.cli.case_boxes import check_inside, clicks, rois_in_volume, rois_of_files
 from dbsam.io.files import check_place
 from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
+from dbsam.preprocess.volume import count_non_finite
 
 if TYPE_CHECKING:
     from dbsam.inference.predictor import SlicePredictor
     from dbsam.inference.segmenter import Volume, VolumeSegmentation
+    from dbsam.io.image_file import Choice
     from dbsam.progress import CancelToken, ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ class Case:
 
     Attributes:
         volume: Image file or DICOM folder.
-        output: `.seg.nrrd` for a Slicer segmentation, or a labelmap in which the n-th segment has the value n.
+        output: `.seg.nrrd` for a Slicer segmentation, `.dcm` for a DICOM one (of a DICOM volume), or a labelmap in
+            which the n-th segment has the value n.
         roi_files: Slicer ROI files; every ROI becomes a segment.
         boxes_ijk: Boxes of voxels i0, j0, k0, i1, j1, k1, both ends included; a segment each, after the ROIs.
         boxes_xyxy: Rectangles x0, y0, x1, y1 on a 2D image, both ends included; a segment each, after the boxes.
@@ -51,6 +54,8 @@ class Case:
         intensity: Name of an intensity rule, or (level, width).
         overlay: Picture to write, if any.
         series_uid: Which series of a DICOM folder.
+        stack: Which of several stacks, times, echoes, frames or pages, from 1.
+        component: Which of several values a voxel, from 1; "rgb" takes them as a colour.
     """
 
     volume: Path
@@ -72,6 +77,8 @@ class Case:
     intensity: str | tuple[float, float] = "auto"
     overlay: Path | None = None
     series_uid: str | None = None
+    stack: int | None = None
+    component: int | Literal["rgb"] | None = None
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -85,20 +92,17 @@ class Case:
             ValueError: There is no prompt, a margin without masks or below 0, a file name has an ending that nothing is
                 written to, or an output would overwrite an input.
         """
-        from dbsam.io.images import labelmap_ending
+        from dbsam.io.images import labelmap_ending, refuse_overwriting
 
         if not (self.roi_files or self.mask_files or self.boxes_ijk or self.boxes_xyxy or self.boxes_mm):
             raise ValueError("Nothing says where the structure is: give an ROI file, a box or a mask.")
         if not 0 <= self.margin_mm < math.inf or (self.margin_mm and not self.mask_files):
             raise ValueError(f"A margin of {self.margin_mm:g} mm: it is 0 or more, and for the boxes round a mask.")
-        if not _is_segmentation(self.output):
+        if not (_is_segmentation(self.output) or _is_dicom_seg(self.output)):
             labelmap_ending(self.output)
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise ValueError(f"{self.overlay}: the overlay is a .png picture.")
-        inputs = {path.resolve() for path in self.inputs}
-        outputs = [path.resolve() for path in (self.output, self.overlay) if path is not None]
-        if overwritten := [path for n, path in enumerate(outputs) if path in {*inputs, *outputs[:n]}]:
-            raise ValueError(f"{overwritten[0]}: an output would overwrite an input or another output.")
+        refuse_overwriting([path for path in (self.output, self.overlay) if path is not None], self.inputs)
 
 
 def run_case(
@@ -124,6 +128,7 @@ def run_case(
         Cancelled: `cancel` was cancelled.
     """
     from dbsam.inference.segmenter import VolumeSegmenter
+    from dbsam.io.dicom_seg import source_frames, write_dicom_seg
     from dbsam.io.images import check_labelmap, write_labelmap, write_png
     from dbsam.io.overlay import render_overlay
 
@@ -133,13 +138,19 @@ def run_case(
         check_place(path)
     rois = rois_of_files(case)
     volume = _read_volume(case)
-    if not _is_segmentation(case.output):
+    if _is_dicom_seg(case.output):
+        source_frames(case.volume, _choice(case))
+    elif not _is_segmentation(case.output):
         check_labelmap(case.output, volume.geometry)
     rois += rois_in_volume(case, volume)
     points = clicks(case, volume, [roi.name for roi in rois])
     axis = volume.geometry.axis_index(case.axis)
     for roi in rois:
         check_inside(roi, volume, axis)
+    if non_finite := count_non_finite(volume.voxels):
+        logger.warning(
+            "%s: %d values are NaN or infinite; they are shown as the lower end of the window.", case.volume, non_finite
+        )
     segmenter = VolumeSegmenter(get_predictor())
     if points:
         segmenter.check_clicks(volume, points, case.spread)
@@ -161,6 +172,8 @@ def run_case(
         _warn(roi.name, result)
     if _is_segmentation(case.output):
         write_segmentation(case.output, segments, volume.geometry)
+    elif _is_dicom_seg(case.output):
+        write_dicom_seg(case.output, segments, volume.geometry, case.volume, _choice(case))
     else:
         _warn_of_overlap(segments, volume)
         write_labelmap(case.output, combine_segments(segments, volume.geometry), volume.geometry)
@@ -172,6 +185,7 @@ def run_case(
         "output": str(case.output),
         "overlay": str(case.overlay) if case.overlay else None,
         "seconds": round(time.monotonic() - started, 3),
+        "non_finite": non_finite,
         "segments": [
             _segment_report(label, segment, result, volume.spacing_known)
             for label, (segment, result) in enumerate(zip(segments, results, strict=True), start=1)
@@ -183,13 +197,23 @@ def _is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd")
 
 
+def _is_dicom_seg(path: Path) -> bool:
+    return path.name.lower().endswith(".dcm")
+
+
+def _choice(case: Case) -> Choice:
+    from dbsam.io.image_file import Choice
+
+    return Choice(case.stack, case.component, case.series_uid)
+
+
 def _read_volume(case: Case) -> Volume:
     from dbsam.io.image_file import ImageFileError
     from dbsam.io.images import LABELMAP_ENDINGS, read_volume
     from dbsam.io.pictures import PICTURE_ENDINGS
 
     try:
-        return read_volume(case.volume, case.series_uid)
+        return read_volume(case.volume, case.series_uid, stack=case.stack, component=case.component)
     except ImageFileError as error:
         names = sorted(entry.name for entry in case.volume.iterdir()) if case.volume.is_dir() else []
         if images := [name for name in names if name.lower().endswith((*LABELMAP_ENDINGS, *PICTURE_ENDINGS))]:

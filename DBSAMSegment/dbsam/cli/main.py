@@ -22,7 +22,7 @@ from dbsam.api import load_predictor
 from dbsam.cli import cluster
 from dbsam.cli.batch import BatchModel, run_batch
 from dbsam.cli.case import Case, run_case
-from dbsam.cli.manifest import COLUMNS, read_manifest
+from dbsam.cli.manifest import COLUMNS, parse_component, parse_stack, read_manifest
 from dbsam.cli.models import add_commands as add_model_commands
 from dbsam.cli.terminal import ProgressBar, log_to_terminal
 from dbsam.geometry.grid import AXIS_NAMES
@@ -172,7 +172,7 @@ def _what_to_say(error: BaseException) -> tuple[ExitCode, str]:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return (
             ExitCode.DEVICE,
-            "Out of memory. Use --device cpu, close other programs, or crop the volume round the structure.",
+            f"{error} Out of memory. Use --device cpu, close other programs, or crop the volume round the structure.",
         )
     raise error
 
@@ -261,7 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     segment.add_argument(
         "--output", "-o", type=Path, required=True, metavar="OUT",
-        help="NAME.seg.nrrd: Slicer segmentation; .nrrd .nii.gz .nii .mha .png .tif: labelmap, first structure 1",
+        help="NAME.seg.nrrd: Slicer segmentation; .dcm: DICOM one; .nrrd .nii.gz .nii .mha .npz .png .tif: labelmap",
     )  # fmt: skip
     segment.add_argument(
         "--axis", type=str.lower, choices=AXIS_NAMES, default="auto", metavar="AXIS",
@@ -272,11 +272,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="track (default): from the middle slice outwards, each box from the last mask; box: the ROI everywhere",
     )  # fmt: skip
     segment.add_argument(
-        "--window", type=_window, default="auto", metavar="RULE|LEVEL,WIDTH",
+        "--window", type=partial(_argument, parse_window), default="auto", metavar="RULE|LEVEL,WIDTH",
         help=f"which intensities the model sees: {', '.join(RULE_NAMES)}, or level and width such as 40,400",
     )  # fmt: skip
     segment.add_argument("--overlay", type=Path, metavar="OUT.png", help="picture of contours and box to check by eye")
     segment.add_argument("--series", metavar="UID", help="SeriesInstanceUID, or its start, in a folder of several")
+    segment.add_argument(
+        "--stack", type=partial(_argument, parse_stack), metavar="N",
+        help="which of several stacks, times, echoes, frames or pages, from 1; the error that asks for it lists them",
+    )  # fmt: skip
+    segment.add_argument(
+        "--component", type=partial(_argument, parse_component), metavar="N|rgb",
+        help="which of several values a voxel, from 1, or that they are red, green, blue",
+    )  # fmt: skip
     segment.set_defaults(run=_segment, parser=segment)
 
     batch = add(_BATCH_HELP, name="batch", help="segment every case of a table", parents=[common, models])
@@ -325,6 +333,8 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
         intensity=arguments.window,
         overlay=arguments.overlay,
         series_uid=arguments.series,
+        stack=arguments.stack,
+        component=arguments.component,
     )
     try:
         case.check_names()
@@ -385,9 +395,10 @@ def _batch(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
     return ExitCode.SOME_FAILED if summary.failed else ExitCode.DONE
 
 
-def _window(text: str) -> str | tuple[float, float]:
+def _argument(parse: Callable[[str], Any], text: str) -> Any:
+    """What `parse` makes of an argument; argparse shows its message."""
     try:
-        return parse_window(text)
+        return parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

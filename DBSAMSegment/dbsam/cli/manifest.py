@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from dbsam.cli.case import Case
 from dbsam.geometry.grid import AXIS_NAMES
@@ -38,6 +38,8 @@ COLUMNS = {
     "window": "as --window",
     "overlay": "picture to write",
     "series": "as --series",
+    "stack": "as --stack",
+    "component": "as --component",
     "comment": "for people; so is a column note",
 }
 """Columns of a manifest; a row needs one of roi, box_ijk, box_mm, box and box_from; an empty cell means the default."""
@@ -159,7 +161,11 @@ def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
 
     Paths that differ in case alone count as one, which they are on most disks of Windows and macOS.
     """
-    read = {_place(file): line for line, case in cases.items() for file in case.inputs}
+    from dbsam.io.images import input_files
+
+    read = {
+        _place(file): line for line, case in cases.items() for path in case.inputs for file in input_files(path)
+    }
     written: dict[str, int] = {}
     for line, case in cases.items():
         for output in filter(None, (case.output, case.overlay)):
@@ -169,6 +175,30 @@ def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
             if place in read:
                 raise ManifestError(f"{path}, line {line}: {output} would overwrite an input of line {read[place]}.")
             written[place] = line
+
+
+def parse_stack(text: str) -> int:
+    """A number of a stack, from 1.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is no number of a stack: 1 or more.")
+    return int(text)
+
+
+def parse_component(text: str) -> int | Literal["rgb"]:
+    """A number of a component, from 1, or "rgb".
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if text.lower() == "rgb":
+        return "rgb"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is neither rgb nor the number of a component: 1 or more.")
+    return int(text)
 
 
 def _place(file: Path) -> str:
@@ -207,6 +237,8 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
         intensity=parse_window(cells.get("window") or "auto"),
         overlay=folder / cells["overlay"] if cells.get("overlay") else None,
         series_uid=cells.get("series") or None,
+        stack=parse_stack(cells["stack"]) if cells.get("stack") else None,
+        component=parse_component(cells["component"]) if cells.get("component") else None,
     )
 
 

@@ -123,6 +123,11 @@ def has_magic(path: Path) -> bool:
         return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a file is a DICOM image, not a segmentation or something else."""
+    return path.is_file() and is_dicom(path) and _no_image(_content(path)) is None
+
+
 def list_series(folder: Path) -> list[DicomSeries]:
     """The image series in a folder (its subfolders are not searched), largest first."""
     return [

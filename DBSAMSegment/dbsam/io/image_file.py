@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry
+from dbsam.preprocess.volume import count_non_finite
 
 _COLOUR_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 _WHOLE = (np.int16, np.int32, np.int64)
@@ -71,10 +72,8 @@ class ImageFile:
 
     @property
     def non_finite(self) -> int:
-        """How many voxels are NaN or infinite."""
-        if not np.issubdtype(self.voxels.dtype, np.floating):
-            return 0
-        return sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in self.voxels)
+        """How many values are NaN or infinite."""
+        return count_non_finite(self.voxels)
 
 
 def chosen_stack(path: Path, count: int, stack: int | None, what: str, listing: Sequence[str] = ()) -> int:
@@ -100,8 +99,8 @@ def chosen_stack(path: Path, count: int, stack: int | None, what: str, listing: 
     if stack is not None:
         raise ImageFileError(f"{path}: there is no stack {stack}: it holds {what}, 1 to {count}.{''.join(shown)}")
     raise ImageFileError(
-        f"{path}: holds {what}, of which one can be segmented. Choose it by --stack N (in Python stack=N), 1 to "
-        f"{count}.{''.join(shown)}"
+        f"{path}: holds {what}, of which one can be segmented. Choose it by --stack N (in Python read_volume(path, "
+        f"stack=N)), 1 to {count}.{''.join(shown)}"
     )
 
 
@@ -132,7 +131,7 @@ def chosen_component(
         as_colour = ", or --component rgb if they are red, green, blue" if count in (3, 4) else ""
         raise ImageFileError(
             f"{path}: holds {count} {what}, and nothing says that they are a colour. Choose one by --component N (in "
-            f"Python component=N), 1 to {count}{as_colour}."
+            f"Python read_volume(path, component=N)), 1 to {count}{as_colour}."
         )
     if count not in (3, 4):
         raise ImageFileError(f"{path}: {count} {what} are no colour; choose one by --component N, 1 to {count}.")

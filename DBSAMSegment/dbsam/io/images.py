@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,10 +153,8 @@ def read_labels(path: str | os.PathLike[str]) -> ImageFile:
 
 
 def input_files(path: str | os.PathLike[str]) -> list[Path]:
-    """All files that an input is made of: also the voxels of a detached header, and what lies in a DICOM folder."""
+    """The files that an input is made of: also the voxels of a detached header; of a DICOM folder itself alone."""
     location = Path(path)
-    if location.is_dir():
-        return [location, *sorted(entry for entry in location.iterdir() if entry.is_file())]
     if location.name.lower().endswith(nifti.PAIR_ENDINGS):
         stem = location.name[: -len(next(end for end in nifti.PAIR_ENDINGS if location.name.lower().endswith(end)))]
         ends = {f"{stem}{ending}".lower() for ending in nifti.PAIR_ENDINGS}
@@ -163,6 +162,24 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
     if location.is_file() and (itk_files.is_nrrd(location) or itk_files.is_metaimage(location)):
         return [location, *itk_files.data_files(location)]
     return [location]
+
+
+def refuse_overwriting(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse outputs that would destroy an input, or part of one, or each other.
+
+    Raises:
+        ValueError: One would.
+    """
+    read = {file.resolve() for path in inputs for file in input_files(path)}
+    for number, output in enumerate(outputs):
+        if output.resolve() in {*read, *(other.resolve() for other in outputs[:number])}:
+            raise ValueError(f"{output}: an output would overwrite an input or another output.")
+        try:
+            is_image = dicom.holds_image(output)
+        except ImageFileError:
+            is_image = True
+        if is_image:
+            raise ValueError(f"{output}: a DICOM image, which is not overwritten; name another file.")
 
 
 def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generic], geometry: ImageGeometry) -> None:

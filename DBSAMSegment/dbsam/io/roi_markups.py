@@ -28,6 +28,7 @@ _SCHEMA = (
 # Multiplying by it changes RAS to LPS and back.
 _FLIPS = {"LPS": np.diag(LPS_FROM_RAS)[:3], "RAS": np.ones(3)}
 _LARGEST_COSINE = 1e-3  # lets files pass whose numbers were rounded by hand
+_MOST_SHOWN = 200
 _AXIS_ALIGNED = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
 
@@ -130,7 +131,7 @@ def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
 def _read_markups(path: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers of thousands of digits
         raise RoiFileError(f"{path} is not a JSON file ({error}). Choose a .mrk.json file saved by Slicer.") from error
     content: dict[str, Any] = document if isinstance(document, dict) else {}
     schema, markups = content.get("@schema"), content.get("markups")
@@ -169,6 +170,9 @@ def _flip_of(markup: Mapping[str, Any], where: str) -> np.ndarray:
     system = markup.get("coordinateSystem", "LPS")
     if not isinstance(system, str) or system not in _FLIPS:
         raise RoiFileError(f"{where} has the coordinate system {system!r}. Save it as LPS or RAS.")
+    units = markup.get("coordinateUnits", "mm")
+    if units not in ("mm", ["mm", "mm", "mm"]):
+        raise RoiFileError(f"{where} has the unit of length {units!r}. Save it in mm.")
     return _FLIPS[system]
 
 
@@ -263,7 +267,15 @@ def _require_right_angles(box: OrientedBox, where: str) -> None:
 
 def _numbers(markup: Mapping[str, Any], key: str, count: int, where: str) -> np.ndarray:
     values = markup.get(key)
-    usable = isinstance(values, list) and len(values) == count
-    if not usable or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values or []):
-        raise RoiFileError(f"{where} needs {count} numbers as {key!r}, not {values!r}. Save it in Slicer again.")
+    if not (isinstance(values, list) and len(values) == count and all(map(_is_finite, values))):
+        shown = repr(values)
+        shown = shown if len(shown) < _MOST_SHOWN else f"{shown[:_MOST_SHOWN]} ..."
+        raise RoiFileError(f"{where} needs {count} numbers as {key!r}, not {shown}. Save it in Slicer again.")
     return np.array(values, dtype=np.float64)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False

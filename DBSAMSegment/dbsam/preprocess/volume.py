@@ -69,6 +69,13 @@ class Volume:
         return spacing[x_axis], spacing[y_axis]
 
 
+def count_non_finite(voxels: NDArray[np.generic]) -> int:
+    """Returns how many values are NaN or infinite; slices show them as the lower end of their window."""
+    if not np.issubdtype(voxels.dtype, np.floating):
+        return 0
+    return sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in voxels)
+
+
 def slice_of(array_KJI: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
     """Returns the slice [y, x(, channel)] of an array [k, j, i(, channel)] as a view; x and y as in `slice_axes`."""
     return np.moveaxis(array_KJI, 2 - axis, 0)[index]

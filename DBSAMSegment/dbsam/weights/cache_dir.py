@@ -77,7 +77,7 @@ def _read_record(record: Path) -> dict | None:
         return values if {"state", "digests"} <= values.keys() else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         logger.info("Ignoring the unreadable record %s: %s", record, error)
         return None
 

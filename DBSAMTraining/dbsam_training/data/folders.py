@@ -97,8 +97,8 @@ class FolderSource(ABC):
         try:
             voxels, labels, ijk_to_ras, regions = self._read(self._cases[name])
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, EOFError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CaseError(name, f"unreadable: {lines[-1].strip()}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CaseError(name, f"unreadable: {reason}") from error
         if voxels.shape[:3] != labels.shape:
             raise CaseError(name, f"image has K,J,I = {voxels.shape[:3]}, labels have {labels.shape}: they must agree")
         affine = ijk_to_ras if ijk_to_ras is not None else LPS_FROM_RAS
