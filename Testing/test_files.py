@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -65,24 +65,33 @@ KILLED = "import os, sys; from dbsam.io.files import atomic_path\n" \
 def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
     target = tmp_path / "mask.nrrd"
     assert subprocess.run([sys.executable, "-c", KILLED, str(target)]).returncode == 9
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(os.listdir(tmp_path)) == 2, "a folder and its lock"
     with atomic_path(tmp_path / "other.nrrd") as living:
         living.write_bytes(b"other")
-        assert [living.parents[1].name] == os.listdir(tmp_path), "the dead one's is gone"
+        of_the_living = [living.parent.name, f"{living.parent.name}.lock"]
+        assert sorted(os.listdir(tmp_path)) == of_the_living
         with atomic_path(target) as temporary:
             temporary.write_bytes(b"new")
         assert living.read_bytes() == b"other"
     assert sorted(os.listdir(tmp_path)) == ["mask.nrrd", "other.nrrd"]
 
 
-def test_one_that_was_killed_before_it_began_is_removed_when_it_is_old(tmp_path):
-    for name, age in ((".dbsam-old", 7200), (".dbsam-new", 0)):
-        (tmp_path / name).mkdir()
-        moment = time.time() - age
-        os.utime(tmp_path / name, (moment, moment))
+def test_one_that_was_killed_before_it_began_is_removed_too(tmp_path):
+    (tmp_path / ".dbsam-empty").mkdir()
     with atomic_path(tmp_path / "mask.nrrd") as temporary:
         temporary.write_bytes(b"new")
-    assert sorted(os.listdir(tmp_path)) == [".dbsam-new", "mask.nrrd"]
+    assert os.listdir(tmp_path) == ["mask.nrrd"]
+
+
+def test_writers_of_one_folder_do_not_take_each_other_for_dead(tmp_path):
+    def write(number: int) -> None:
+        for _ in range(40):
+            with atomic_path(tmp_path / f"{number}.txt") as temporary:
+                temporary.write_text(str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"{n}.txt": str(n) for n in range(8)}
 
 
 def test_an_output_that_is_a_symbolic_link_stays_one_and_its_target_is_replaced(tmp_path):

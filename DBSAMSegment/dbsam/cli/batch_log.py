@@ -36,14 +36,21 @@ class BatchRecords:
         return self._newest.get(output, {})
 
     def add(self, output: str, record: Record) -> None:
-        """Keeps a record, on disk before this returns."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            if file.tell():  # at the end, as always when appending
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps({"output": output, **record}).encode() + b"\n")
+        """Keeps a record, on disk before this returns.
+
+        Raises:
+            OSError: It cannot be written; a part of it may stay, which is left out when the file is read again.
+        """
+        line = json.dumps({"output": output, **record}).encode() + b"\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                if file.tell():  # at the end, as always when appending
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                file.write(line)
+        except OSError as error:
+            raise OSError(f"{self._path}: cannot be written ({error.strerror or error}). Is the disk full?") from error
         self._newest[output] = record
 
 

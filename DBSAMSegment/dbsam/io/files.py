@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 import shutil
-import tempfile
+import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +18,7 @@ from dbsam.progress import CancelToken
 logger = logging.getLogger(__name__)
 
 _PREFIX = ".dbsam-"
-_LOCK, _CONTENT = "lock", "new"
-_FORGOTTEN_SECONDS = 3600.0
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -35,10 +35,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = link_target(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(target.parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder, _held(Path(folder, _LOCK)):
-        content = Path(folder, _CONTENT)  # there only once the lock is held
-        content.mkdir()
-        temporary = content / target.name.lower()
+    with _own_folder(target.parent) as folder:
+        temporary = folder / target.name.lower()
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -62,45 +60,68 @@ def link_target(path: Path) -> Path:
 def remove_unfinished(folder: Path) -> None:
     """Remove from a folder what processes that were killed within `atomic_path` left there."""
     with os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if entry.name.startswith(_PREFIX) and entry.is_dir()]
-    for left in found:
-        with suppress(OSError, NotImplementedError):  # it is gone already, or the drive has no locks: it stays
-            if (left / _CONTENT).is_dir():
-                abandoned = _can_be_locked(left / _LOCK)
-            else:
-                # Killed in the moment before the lock was held, or another process is in that moment.
-                abandoned = time.time() - left.stat().st_mtime > _FORGOTTEN_SECONDS
-            if abandoned:
+        names = {entry.name.removesuffix(_LOCK) for entry in entries if entry.name.startswith(_PREFIX)}
+    for left in (folder / name for name in names):
+        lock_file = left.with_name(left.name + _LOCK)
+        with suppress(OSError):  # another process removes it at this moment, or its drive has no locks
+            try:
+                lock = os.open(lock_file, os.O_RDWR)
+            except FileNotFoundError:  # its owner makes it after the lock and removes it before, and so is dead
                 shutil.rmtree(left, ignore_errors=True)
+                continue
+            try:
+                if _try_lock(lock) and os.fstat(lock).st_nlink:
+                    shutil.rmtree(left, ignore_errors=True)
+                    lock_file.unlink()
+            finally:
+                os.close(lock)
 
 
 @contextmanager
-def _held(lock_file: Path) -> Iterator[None]:
-    """Hold a lock that nobody else wants, as a sign of life; the operating system drops it when the process ends."""
-    try:
-        from filelock import FileLock  # comes with torch, without which nothing is lost but that sign
-    except ImportError:
-        yield
-        return
-    lock = FileLock(lock_file)
-    with suppress(NotImplementedError):  # some network drives have no locks
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _own_folder(parent: Path) -> Iterator[Path]:
+    """A new folder, which goes when the block ends; a lock beside it shows meanwhile that its owner lives.
+
+    Not through filelock, which makes lock files anew that others remove: here a name is never used twice.
+    """
+    while True:
+        folder = parent / f"{_PREFIX}{uuid.uuid4().hex}"
+        lock_file = folder.with_name(folder.name + _LOCK)
+        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with suppress(OSError):  # on a drive without locks nobody else can lock it and remove the folder
+                if not _try_lock(lock) or not os.fstat(lock).st_nlink:
+                    continue  # another process took it for a dead one's in the moment before it was locked
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        finally:
+            os.close(lock)
+            lock_file.unlink(missing_ok=True)
 
 
-def _can_be_locked(lock_file: Path) -> bool:
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed or its process ends; returns False where another process has.
+
+    Raises:
+        OSError: Its drive has no locks.
+    """
     try:
-        from filelock import FileLock, Timeout
-    except ImportError:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise
         return False
-    try:
-        with FileLock(lock_file, timeout=0):
-            return True
-    except Timeout:
-        return False
+    return True
 
 
 def check_place(path: Path) -> None:
