@@ -47,6 +47,7 @@ RULES = [
     ("the library knows no training", library(), ("dbsam_training",), True),
     ("the library needs no test tools", library(), ("pytest", "matplotlib", "cv2"), True),
     ("files are read and written in io", [f for f in library() if f.parent.name != "io"], FILES, True),
+    ("io imports its readers when it reads, as Slicer lacks some", library("io"), FILES, False),
     ("geometry and io know no torch", [*library("geometry"), *library("io")], TORCH, True),
     ("what loads no model loads no torch", [*library("preprocess", "cli"), *TOP], TORCH, False),
     ("training knows no Slicer", training(), SLICER, True),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dbsam.inference.embedding_cache import EmbeddingCache as EmbeddingCache
     from dbsam.inference.predictor import DeviceError as DeviceError
     from dbsam.inference.segmenter import VolumeSegmentation as VolumeSegmentation
+    from dbsam.io.dicom_seg import write_dicom_seg as write_dicom_seg
     from dbsam.io.image_file import ImageFileError as ImageFileError
     from dbsam.io.images import read_labelmap as read_labelmap
     from dbsam.io.images import read_volume as read_volume
@@ -58,6 +59,7 @@ _HOMES = {
     "DeviceError": "inference.predictor",
     "VolumeSegmentation": "inference.segmenter",
     "ImageFileError": "io.image_file",
+    "write_dicom_seg": "io.dicom_seg",
     "read_labelmap": "io.images",
     "read_volume": "io.images",
     "write_labelmap": "io.images",

@@ -72,7 +72,7 @@ State = list[tuple[str, int, int]]
 """Name, size and time of change of each file that belongs to an input."""
 
 # Lie beside the slices in a DICOM folder and are none: what a batch writes, its manifest and records, ROIs.
-_NO_SLICES = (".nrrd", ".nii.gz", ".nii", ".mha", ".png", ".tif", ".tiff", ".csv", ".json", ".jsonl")
+_NO_SLICES = (".nrrd", ".nii.gz", ".nii", ".mha", ".npz", ".png", ".tif", ".tiff", ".csv", ".json", ".jsonl")
 
 
 def name_of(path: Path, folder: Path) -> str:

@@ -121,6 +121,8 @@ def read_nrrd(path: Path, choice: Choice) -> ImageFile:
     if len(others) > 1:
         named = ", ".join(f"{size} of kind {kind}" for kind, size in others)
         raise ImageFileError(f"{path}: holds several values a voxel ({named}); save one as a volume of its own.")
+    if others and others[0][0] == "time" and kinds[0] != "time" and None in _vectors(fields):
+        raise ImageFileError(f"{path}: holds {others[0][1]} time points; save one as a volume of its own.")
     _check_nrrd_voxels(path, fields, sizes)
     scale = _nrrd_scale(path, fields, kinds)
     placed = _check_nrrd_place(path, fields, kinds)
