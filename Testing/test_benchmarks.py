@@ -92,7 +92,7 @@ def test_the_ablation_trains_what_is_missing_and_prints_the_form_of_table_3(tmp_
     store = tiny_store(tmp_path, recipe)
     for name in ("base", "recipe"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    train(recipe, [store], tmp_path / "base")
+    train(recipe, [store], tmp_path / "base", callbacks=())
     export_run(tmp_path / "base", tmp_path / "released.safetensors", tmp_path / "card.md", ExportOptions(state="last"))
     command = ["--data", str(tmp_path / "Dataset001_Discs"), "--store", str(store), "--output", str(tmp_path / "out")]
     command += ["--recipe", str(tmp_path / "recipe.yaml"), "--base", str(tmp_path / "released.safetensors")]

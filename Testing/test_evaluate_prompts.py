@@ -208,7 +208,7 @@ def test_the_command_writes_every_prompt_and_refuses_what_makes_no_sense(picture
 
 def test_the_curve_of_an_evaluation_goes_into_the_weights_that_were_evaluated(tmp_path, capsys):
     recipe = tiny_recipe(run__steps=2, run__validate_every=2)
-    train(recipe, [tiny_store(tmp_path, recipe)], tmp_path / "run")
+    train(recipe, [tiny_store(tmp_path, recipe)], tmp_path / "run", callbacks=())
     weights, report = tmp_path / "mine.safetensors", tmp_path / "report"
     export = ["export", str(tmp_path / "run"), "--output", str(weights)]
     assert main(export) == 0

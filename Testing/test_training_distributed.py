@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_two_processes_with_half_the_batch_each_give_the_weights_of_one(tmp_path):
-    recipe = tiny_recipe(run__steps=20, run__batch_size=8, run__validate_every=20, run__checkpoint_every=20)
+    recipe = tiny_recipe(run__steps=10, run__batch_size=8, run__validate_every=10, run__checkpoint_every=10)
     store = tiny_store(tmp_path, recipe)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     arguments = ["fit", "--config", tmp_path / "recipe.yaml", "--store", store, "--output"]

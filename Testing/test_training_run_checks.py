@@ -45,7 +45,7 @@ def recipe_file(folder: Path, **settings) -> str:
 )
 def test_a_store_that_does_not_fit_the_recipe_is_refused(store, tmp_path, settings, message):
     with pytest.raises(SettingError, match=message):
-        train(tiny_recipe(**settings), [store], tmp_path)
+        train(tiny_recipe(**settings), [store], tmp_path, callbacks=())
 
 
 def test_licence_open_holds_for_a_store_that_was_prepared_without_it(tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_licence_open_holds_for_a_store_that_was_prepared_without_it(tmp_path, c
     assert main([*command, "--output", str(tmp_path / "run")]) == 2
     assert "Dataset001_D (CC BY-NC 4.0)" in capsys.readouterr().err
     prepare(sources[:1], tmp_path / "store", recipe.data)
-    train(tiny_recipe(data__licence="open", run__steps=1), [tmp_path / "store"], tmp_path / "run")
+    train(tiny_recipe(data__licence="open", run__steps=1), [tmp_path / "store"], tmp_path / "run", callbacks=())
 
 
 def test_a_run_without_validation_says_so_and_its_last_state_is_exported(tmp_path, caplog):
@@ -67,7 +67,7 @@ def test_a_run_without_validation_says_so_and_its_last_state_is_exported(tmp_pat
     folder = write_pictures(tmp_path / "Dataset001_Discs")
     (folder / "splits_final.json").write_text('[{"train": ["case0", "case1"], "val": []}]')
     prepare([RawDataset(folder)], tmp_path / "store", recipe.data)
-    train(recipe, [tmp_path / "store"], tmp_path / "run")
+    train(recipe, [tmp_path / "store"], tmp_path / "run", callbacks=())
     assert "no validation sample" in caplog.text
     export_run(tmp_path / "run", tmp_path / "a.safetensors", tmp_path / "a.md", ExportOptions())
     (tmp_path / "run/best.pt").unlink()  # as runs of earlier versions

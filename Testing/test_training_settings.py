@@ -50,6 +50,20 @@ def test_a_setting_out_of_range_is_refused_by_name(settings, message):
         load_recipe("compact", settings)
 
 
+@pytest.mark.parametrize(
+    ("old", "says"),
+    [
+        ("run.accumulate", "is now called 'run.gradient_accumulation_steps'"),
+        ("run.resident", "is now called 'run.store_on_gpu'"),
+        ("optimizer.clip_norm", "is now called 'optimizer.max_grad_norm'"),
+        ("run.graphed", "is gone: take it out"),
+    ],
+)
+def test_a_setting_of_an_earlier_version_is_refused_with_its_new_name(old, says):
+    with pytest.raises(SettingError, match=f"'{old}' {says}"):
+        load_recipe("compact", {old: 1})
+
+
 def test_a_setting_that_is_no_yaml_is_refused(store, tmp_path, capsys):
     command = ["fit", "--config", "compact", "--store", str(store), "--output", str(tmp_path / "run")]
     assert main([*command, "--set", "run.steps=[1"]) == 2
