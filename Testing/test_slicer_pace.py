@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 pytest.importorskip("slicer")
+import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Run.Pace import Pace
 
@@ -18,6 +19,43 @@ from dbsam.weights.metadata import CheckpointInfo
 
 SHIPPED = scenes.MODULE_FOLDER / "Resources/Models/dbsam_compact.safetensors"
 UNKNOWN = 11.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured():
+    slicer.app.settings().remove("DBSAM/Pace")
+    yield
+    slicer.app.settings().remove("DBSAM/Pace")
+
+
+def segmented(seconds, slices, hits=0, load=0.0):
+    from types import SimpleNamespace
+
+    one = SimpleNamespace(slices=[None] * slices, cache_hits=hits, seconds=seconds)
+    return SimpleNamespace(segmentations=(one,), load_seconds=load)
+
+
+def test_what_was_measured_counts_also_in_the_next_session_and_for_weights_of_the_same_architecture(tmp_path):
+    mine = shutil.copy(SHIPPED, tmp_path / "mine.safetensors")
+    Pace().measured("compact", "cpu", segmented(2.0, 10, load=3.0))
+    assert Pace().secondsPerSlice("compact", "cpu") == pytest.approx(0.2)
+    assert Pace().secondsToLoad("compact", "cpu") == pytest.approx(3.0)
+    assert Pace().secondsPerSlice(str(mine), "cpu") == pytest.approx(0.2)
+    assert Pace().secondsPerSlice("compact", "cuda") == 0.2
+    assert Pace().secondsPerSlice("sam", "cpu") == 8.0
+
+
+def test_slices_that_lay_ready_say_nothing_of_new_ones():
+    pace = Pace()
+    pace.measured("compact", "cpu", segmented(0.1, 10, hits=9))
+    assert pace.secondsPerSlice("compact", "cpu") == 0.1
+    pace.measured("compact", "cpu", segmented(1.6, 10, hits=2))
+    assert pace.secondsPerSlice("compact", "cpu") == pytest.approx(0.2)
+
+
+def test_a_pace_in_the_settings_that_is_no_number_is_passed_over():
+    slicer.app.settings().setValue("DBSAM/Pace/compact@cpu/slice", "quick")
+    assert Pace().secondsPerSlice("compact", "cpu") == 0.1
 
 
 def seconds(path):
@@ -57,9 +95,9 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path):
 
 def test_the_header_is_read_without_torch():
     code = (
-        "import sys; from DBSAMSegmentLib.Run.Pace import Pace;"
+        "import sys, host; host.start(); from DBSAMSegmentLib.Run.Pace import Pace;"
         " assert Pace().secondsPerSlice(sys.argv[1], 'cpu') == 0.1;"
         " assert not {'torch', 'safetensors.torch'} & set(sys.modules)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(scenes.MODULE_FOLDER)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(scenes.MODULE_FOLDER), os.path.dirname(__file__)])}
     subprocess.run([sys.executable, "-c", code, str(SHIPPED)], check=True, env=environment)

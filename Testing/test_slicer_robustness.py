@@ -245,7 +245,7 @@ def test_a_large_volume_is_written_in_its_changed_extent_and_the_cache_stays_und
         scene, ThresholdInWorker(ThresholdSettings("slice", 256, seconds_per_slice=0)), cacheBytes=limit
     )
     try:
-        request = requestOf(volume, [roi], ["target"], segmentation, axis="K")
+        request = requestOf(volume, [roi], ["target"], segmentation, axis="K", strategy="box")
         report = runner.segment(volume, segmentation, request)
         assert len(report.segments[0].slices) == 60
         again = runner.segment(volume, segmentation, request)

@@ -47,17 +47,22 @@ class Pace:
             model: a model's name or the path of a weights file.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         """
-        known = self._known(model, device, "slice")
-        if known is not None:
-            return known
+        # Other weights of an architecture are as fast as those that were timed.
+        for name in (model, _system(model)):
+            known = self._known(name, device, "slice")
+            if known is not None:
+                return known
         if device.split(":")[0] in ("cuda", "mps"):
             return _GPU_SECONDS
         return _CPU_SECONDS.get(_system(model), _LARGE_CPU_SECONDS)
 
     def secondsToLoad(self, model: str, device: str) -> float:
         """What loading the model is expected to take where it isn't loaded."""
-        known = self._known(model, device, "load")
-        return _LOAD_SECONDS if known is None else known
+        for name in (model, _system(model)):
+            known = self._known(name, device, "load")
+            if known is not None:
+                return known
+        return _LOAD_SECONDS
 
     def _keep(self, model: str, device: str, what: str, seconds: float) -> None:
         key = _key(model, device, what)
