@@ -1,11 +1,12 @@
 """Missing packages: what is said, and how pip is run."""
 
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("slicer")
-import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
 from DBSAMSegmentLib.Panel.Packages import pipInstall
@@ -96,5 +97,23 @@ def test_pythonslicer_is_found_in_slicers_own_folder(monkeypatch, tmp_path):
     launcher.write_text("", encoding="utf-8")
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(slicer.app, "slicerHome", str(tmp_path))
+    application = SimpleNamespace(app=SimpleNamespace(slicerHome=str(tmp_path)))
+    monkeypatch.setattr(Interpreter, "slicer", application)
     assert Interpreter.pythonExecutable() == str(launcher)
+
+
+def test_panel_effect_and_console_need_nothing_that_slicer_lacks_until_something_is_computed():
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'segment_anything', 'safetensors', 'filelock')))\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "import host\n"
+        "host.start()\n"
+        "widget = host.open_module('DBSAMSegment')\n"
+        "import DBSAMSegmentLib.Run.Batches, DBSAMSegmentLib.Effect.EffectOptions\n"
+        "import SegmentEditorDBSAMLib.SegmentEditorEffect\n"
+        "host.process_events(0.2)\n"
+        "assert widget.logic.runner.worker.processId is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import slicer
 
+from dbsam.progress import Cancelled
+from dbsam.worker.client import Job
+from dbsam.worker.protocol import LoadTask, PrefetchTask, Priority, SegmentTask
+
 from ..Mrml.Geometry import nodeName, roiBox, volumeIdentity
 from ..Mrml.NodeRequests import requestOf
 from ..Mrml.Requests import KeyBoxes, RunRequest, onOneSlice, sliceCount, slicesFrom, withKeyBoxes
@@ -25,8 +29,7 @@ from .WorkerProcess import WorkerProcess
 if TYPE_CHECKING:
     from dbsam.inference.segmenter import VolumeSegmentation
     from dbsam.progress import CancelToken, Progress
-    from dbsam.worker.client import Job
-    from dbsam.worker.protocol import DecidedSlice, SegmentTask
+    from dbsam.worker.protocol import DecidedSlice
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +131,6 @@ class SegmentationRunner:
             RuntimeError: Python packages are missing, or the run failed (SegmentationError); nothing was changed.
             Cancelled: it was cancelled; nothing was changed.
         """
-        from dbsam.progress import Cancelled
-
         if self.needsPackages:
             requirePackages()
         job = self.start(
@@ -200,7 +201,6 @@ class SegmentationRunner:
         single = onOneSlice(request, index)
         if single is None:
             return None
-        from dbsam.worker.client import Job, Priority
 
         def finish(job: Job) -> None:
             self._takeResults(single, job)
@@ -212,9 +212,6 @@ class SegmentationRunner:
 
     def prefetch(self, request: RunRequest) -> Job:
         """Embeds the slices of the first prompt while nothing else is to do; any other work ends it."""
-        from dbsam.worker.client import Job, Priority
-        from dbsam.worker.protocol import PrefetchTask
-
         options = {"axis": request.axis, "intensity": request.intensity}
         snapshot = request.snapshot
         task = PrefetchTask(snapshot.identity, request.prompts[0].prompt, request.model, request.device, options)
@@ -222,9 +219,6 @@ class SegmentationRunner:
 
     def warmUp(self, model: str, device: str) -> Job:
         """Starts the worker and loads a model while nothing else is to do."""
-        from dbsam.worker.client import Job, Priority
-        from dbsam.worker.protocol import LoadTask
-
         return self.worker.submit(Job(LoadTask(model, device), priority=Priority.IDLE))
 
     def compute(
@@ -240,7 +234,6 @@ class SegmentationRunner:
 
         The job is cancelled when one of `nodes` is removed from the scene.
         """
-        from dbsam.worker.client import Job
 
         def finish(job: Job) -> None:
             self._jobNodes.pop(job, None)
@@ -362,8 +355,6 @@ class SegmentationRunner:
 
 
 def _segmentTask(request: RunRequest, withSlices: bool) -> SegmentTask:
-    from dbsam.worker.protocol import SegmentTask
-
     return SegmentTask(
         request.snapshot.identity,
         tuple(one.prompt for one in request.prompts),

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import qt
 import slicer
 
+# Here and not at the first run: a click must not wait for imports.
+from dbsam.worker.client import Job, WorkerClient
+
 from .Interpreter import pythonExecutable
 
 if TYPE_CHECKING:
-    from dbsam.worker.client import Job, WorkerClient
-
     from .Predictors import Predictors
 
 _MILLISECONDS = 20
@@ -43,8 +44,6 @@ class WorkerProcess:
     def client(self) -> WorkerClient:
         """The library's side of it."""
         if self._client is None:
-            from dbsam.worker.client import WorkerClient
-
             self._client = WorkerClient(
                 pythonExecutable(),
                 source=self.predictors.source,
