@@ -123,6 +123,10 @@ def test_a_position_with_a_code_is_taken(tmp_path, codes):
     assert_right(nifti(tmp_path / "a.nii", sform=forms[0], qform=forms[1], codes=codes))
 
 
+def test_a_handedness_of_0_counts_as_1_as_the_standard_says(tmp_path):
+    assert_right(nifti(tmp_path / "a.nii", codes=(0, 1), at76=("f", 0)))
+
+
 def test_a_nifti_without_position_is_placed_as_in_slicer_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "dbsam"):
         assert_right(nifti(tmp_path / "a.nii", codes=(0, 0)), frame=np.diag([-0.5, -0.75, 3, 1]))
@@ -159,6 +163,7 @@ NO_NIFTI = {
     "a size more": ({"at42": ("h", 7)}, "does not hold all its voxels"),
     "no size": ({"at42": ("h", 0)}, "at least 1"),
     "start of voxels": ({"at108": ("f", 20)}, "within its header"),
+    "start of voxels nowhere": ({"at108": ("f", float("nan"))}, "begin at byte nan"),
 }
 
 

@@ -173,6 +173,8 @@ def _voxels(path: Path, file: BinaryIO, header: Any, choice: Choice) -> NDArray[
     stored_type, shape = header.get_data_dtype(), header.get_data_shape()
     if not shape or min(shape) < 1:
         raise ImageFileError(f"{path}: its header states the sizes {shape}; each must be at least 1.")
+    if not np.isfinite(header["vox_offset"]):
+        raise ImageFileError(f"{path}: damaged: its voxels are said to begin at byte {header['vox_offset']}. {_AGAIN}")
     start = int(header["vox_offset"])
     if _is_pair(header):
         start = max(start, 0)
@@ -270,8 +272,10 @@ def _frame(path: Path, header: Any) -> NDArray[np.float64]:
 def _qform(path: Path, header: Any, needed: bool) -> NDArray[np.float64] | None:
     """The qform's affine; None where it cannot be used and is not needed."""
     axes = len(header.get_data_shape())
-    stored = np.array(header["pixdim"][1:4], np.float64)
+    stored_sign, *stored_spacing = header["pixdim"][:4]
+    stored = np.array(stored_spacing, np.float64)
     usable = header.copy()
+    usable["pixdim"][0] = -1 if stored_sign < 0 else 1  # NIfTI says that 0 counts as 1; nibabel refuses it
     # Axes without extent may have no spacing; nibabel refuses negative ones.
     usable["pixdim"][1:4] = np.where(np.arange(3) < axes, stored, np.where(stored > 0, stored, 1.0))
     problem = ""
