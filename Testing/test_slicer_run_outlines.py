@@ -1,4 +1,4 @@
-"""While a run goes on, the slice in view is outlined as soon as it is decided."""
+"""What is done before and during a run: the model loaded ahead, the slice in view outlined as soon as it is decided."""
 
 import pytest
 
@@ -50,3 +50,14 @@ def test_a_cancelled_run_leaves_no_outline():
         assert host.process_events(5, lambda: panel.run.job is None)
         assert visible(panel) == 0
         assert panel.decided._decided == {}
+
+
+def test_the_model_is_loaded_while_a_box_is_drawn():
+    with opened_module(ThresholdSettings("slice", 48)) as widget:
+        node = widget.logic.getParameterNode()
+        node.volume = block_volume()
+        worker = widget.logic.runner.worker
+        assert worker.processId is None
+        widget.ui.placeRoiButton.click()
+        assert host.process_events(20, lambda: worker.processId is not None and not worker.busy)
+        assert worker.predictors.asked == [("compact", "auto")]

@@ -206,7 +206,7 @@ def test_a_download_that_loses_its_worker_is_named_and_goes_on_where_it_was(tmp_
             self.end_headers()
             for start in range(first, len(content), 65536):
                 self.wfile.write(content[start : min(start + 65536, len(content))])
-                if len(served) == 1:
+                if len(served) <= 3:
                     time.sleep(0.02)
 
         def log_message(self, *_):
@@ -236,13 +236,17 @@ def test_a_download_that_loses_its_worker_is_named_and_goes_on_where_it_was(tmp_
     runner.worker.predictors = type("Served", (), {"source": "served_weights:Source", "options": rule.options})
     progress = []
     try:
-        job = runner.worker.submit(Job(DownloadTask("sam"), on_progress=progress.append))
-        while not any(step.done > 200_000 for step in progress):
-            runner.worker.poll()
-            time.sleep(0.005)
-        kill_worker(runner)
-        runner.worker.waitFor(job)
-        assert "ended unexpectedly" in str(job.error)
+        for arrived in (200_000, 1_500_000, 3_000_000):
+            job = runner.worker.submit(Job(DownloadTask("sam"), on_progress=progress.append))
+            while not any(step.done > arrived for step in progress):
+                assert not job.delivered
+                runner.worker.poll()
+                time.sleep(0.005)
+            kill_worker(runner)
+            while not job.delivered:
+                runner.worker.poll()
+                time.sleep(0.005)
+            assert "ended unexpectedly" in str(job.error)
         again = runner.worker.submit(Job(DownloadTask("sam")))
         while not again.delivered:
             runner.worker.poll()

@@ -426,12 +426,18 @@ def test_when_the_application_is_killed_no_worker_is_left(tmp_path, launched):
             file.write(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
         os.chmod(python, 0o755)
     code = APPLICATION.format(paths=sys.path, python=python)
-    application = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    application = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+    )
     worker = int(application.stdout.readline())
     assert is_running(worker)
     application.kill()
     application.wait()
     assert has_ended(worker, 10)
+    # The rule's settings are the test's own; voxels and what the worker says lie in no file that has a name.
+    assert [path.name for path in temporary.iterdir() if not path.name.startswith("dbsam-threshold-")] == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a launcher of its own")

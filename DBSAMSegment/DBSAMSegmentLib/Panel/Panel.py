@@ -179,6 +179,7 @@ class Panel(VTKObservationMixin):
             turnWithView(roiNode, [widget.mrmlSliceNode() for widget in sliceWidgets()])
             self._check(roiNode)
             startPlacingRoi(roiNode)
+            self._warmUp()
 
     def onFitRoi(self) -> None:
         """Puts the checked ROI, or a new one, into the middle of the first slice view."""
@@ -189,6 +190,7 @@ class Panel(VTKObservationMixin):
             roiNode = self.rois()[0] if self.rois() else newRoi(slicer.mrmlScene)
             fitRoiToView(roiNode, widgets[0].mrmlSliceNode())
             self._check(roiNode)
+            self._warmUp()
 
     def onWeights(self) -> None:
         """Opens the weights manager and takes up the model chosen there."""
@@ -508,6 +510,14 @@ class Panel(VTKObservationMixin):
     def _canCompute(self) -> bool:
         """Whether a network can run without asking the user to install anything."""
         return not self.logic.runner.needsPackages or not missingPackages()
+
+    def _warmUp(self) -> None:
+        """Loads the model while a box is drawn, so that Apply finds it."""
+        if self._canCompute() and not self.logic.runner.worker.busy:
+            try:
+                self.logic.runner.warmUp(self._get("model"), self._get("device"))
+            except RuntimeError as error:
+                logger.debug("The model wasn't loaded ahead, and Apply will say why: %s", error)
 
     def _prefetch(self) -> None:
         """Embeds the slices of the first box, unless something else runs; whatever is started next ends it."""

@@ -218,8 +218,13 @@ class SegmentationRunner:
         return self.worker.submit(Job(task, priority=Priority.IDLE, volume=snapshot))
 
     def warmUp(self, model: str, device: str) -> Job:
-        """Starts the worker and loads a model while nothing else is to do."""
-        return self.worker.submit(Job(LoadTask(model, device), priority=Priority.IDLE))
+        """Starts the worker and loads a model while nothing else is to do; a run tells what goes wrong with it."""
+
+        def loaded(job: Job) -> None:
+            if job.error is None and not job.cancelled:
+                self._loaded = (model, device)
+
+        return self.worker.submit(Job(LoadTask(model, device), priority=Priority.IDLE, on_finished=loaded))
 
     def compute(
         self,

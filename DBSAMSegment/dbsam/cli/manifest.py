@@ -163,9 +163,7 @@ def _check_apart(path: Path, cases: Mapping[int, Case]) -> None:
     """
     from dbsam.io.images import input_files
 
-    read = {
-        _place(file): line for line, case in cases.items() for path in case.inputs for file in input_files(path)
-    }
+    read = {_place(file): line for line, case in cases.items() for path in case.inputs for file in input_files(path)}
     written: dict[str, int] = {}
     for line, case in cases.items():
         for output in filter(None, (case.output, case.overlay)):
