@@ -13,9 +13,10 @@ from cases import GEOMETRY, block_voxels, roi_box, truth_KJI, write_case
 from threshold_predictor import ThresholdPredictor
 
 from dbsam.cli.batch import BatchModel, run_batch
-from dbsam.cli.case import Case, index_ranges, run_case
+from dbsam.cli.case import Case, run_case
 from dbsam.cli.manifest import ManifestError, read_manifest
 from dbsam.geometry.grid import ImageGeometry
+from dbsam.inference.doubts import index_ranges
 from dbsam.io import images
 from dbsam.io.image_file import ImageFileError
 from dbsam.io.roi_markups import MarkupsRoi, write_roi

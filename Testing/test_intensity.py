@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threshold_predictor import ThresholdPredictor
 
-from dbsam.preprocess.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.segmenter import Volume, VolumeSegmenter
+from dbsam.preprocess.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity, window_in_box
 
 
 def test_a_window_maps_its_ends_to_0_and_255_and_clips_what_lies_beyond() -> None:
@@ -108,3 +111,70 @@ def test_the_sample_of_a_large_colour_image_holds_all_three_colours() -> None:
 def test_what_cannot_be_shown_is_refused_with_its_values(rule: object, voxels: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve_intensity(rule, voxels)  # type: ignore[arg-type]
+
+
+def ct(bone_share: float = 0.05) -> IntensityWindow:
+    """A CT's window as "auto" chooses it, of a body with so much bone."""
+    voxels = np.full(1000, 40, np.int16)
+    voxels[: round(1000 * bone_share)] = 1200
+    return resolve_intensity("auto", np.concatenate([voxels, np.full(3000, -1000, np.int16)])[None, None])
+
+
+def box_of(**shares: float) -> np.ndarray:
+    """A thousand voxels: lung -800, air -1000, fat -90, brain 30, organ 110, bone 600."""
+    values = {"lung": -800, "air": -1000, "fat": -90, "brain": 30, "organ": 110, "bone": 600}
+    return np.concatenate([np.full(round(1000 * share), values[tissue]) for tissue, share in shares.items()])
+
+
+@pytest.mark.parametrize(
+    ("values", "skull", "expected", "reason"),
+    [
+        (box_of(lung=0.5, organ=0.4, fat=0.1), 0.05, "ct-lung", "50% of the box is lung"),
+        (box_of(lung=0.3, organ=0.6, fat=0.1), 0.05, "ct-soft-tissue", "Hounsfield"),  # a heart between lungs
+        (box_of(air=0.6, organ=0.3, fat=0.1), 0.05, "ct-soft-tissue", "Hounsfield"),  # a breast, or bowel gas
+        (box_of(bone=0.3, organ=0.5, fat=0.2), 0.05, "ct-bone", "30% of the box is bone"),
+        (box_of(bone=0.15, organ=0.7, fat=0.15), 0.05, "ct-soft-tissue", "Hounsfield"),  # a vertebra in muscle
+        (box_of(brain=0.8, bone=0.15, fat=0.05), 0.2, "ct-brain", "80% of the box has the values of brain, in a head"),
+        (box_of(brain=0.8, bone=0.15, fat=0.05), 0.1, "ct-soft-tissue", "Hounsfield"),  # liver without contrast agent
+        (box_of(brain=0.6, fat=0.4), 0.2, "ct-soft-tissue", "Hounsfield"),  # a face
+    ],
+)
+def test_what_a_box_of_a_ct_holds_decides_its_window(
+    values: np.ndarray, skull: float, expected: str, reason: str
+) -> None:
+    window = window_in_box(ct(skull), values)
+    assert window.name == expected
+    assert reason in window.reason
+    level, width = CT_WINDOWS[expected]
+    assert (window.low, window.high) == (level - width / 2, level + width / 2)
+
+
+@pytest.mark.parametrize("rule", ["ct-soft-tissue", "percentile", (40, 400)])
+def test_a_window_that_the_user_chose_stays(rule: object) -> None:
+    window = resolve_intensity(rule, np.array([[[-1024, 60, 900]]], np.int16))  # type: ignore[arg-type]
+    assert window_in_box(window, box_of(lung=1)) == window
+
+
+def test_what_is_no_ct_keeps_its_window_and_no_number_decides_nothing() -> None:
+    window = resolve_intensity("auto", np.array([[[0, 900]]], np.int16))
+    assert window_in_box(window, np.full(9, -800)) == window
+    values = np.concatenate([box_of(lung=0.5, organ=0.5), np.full(5000, np.nan)])
+    assert window_in_box(ct(), values).name == "ct-lung"
+    assert window_in_box(ct(), np.full(9, np.nan)).name == "ct-soft-tissue"
+
+
+def test_each_box_of_a_ct_has_its_own_window() -> None:
+    voxels = np.full((8, 60, 60), -1000, np.int16)
+    voxels[:, 5:55, 5:55] = 50  # the body
+    voxels[:, 10:30, 10:50] = -820  # a lung
+    voxels[:, 40:50, 10:50] = 120  # a liver
+    volume = Volume(voxels, ImageGeometry.from_spacing((1, 1, 1), (60, 60, 8)))
+    engine = VolumeSegmenter(ThresholdPredictor("slice"))
+    names = []
+    for low, high in (((8, 8, 0), (52, 32, 7)), ((8, 38, 0), (52, 52, 7)), ((8, 8, 0), (52, 32, 7))):
+        box = OrientedBox.from_ijk(low, high, volume.geometry)
+        engine.prefetch(volume, box, axis=2)
+        result = engine.segment(volume, box, axis=2)
+        assert result.cache_hits == 8  # what was prepared has the same window
+        names.append(result.intensity.name)
+    assert names == ["ct-lung", "ct-soft-tissue", "ct-lung"]

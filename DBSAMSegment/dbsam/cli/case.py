@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOW_CONFIDENCE = 0.5
-"""A slice whose predicted IoU is lower is named in the log, to be looked at."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -230,26 +227,10 @@ def _naming(progress: ProgressCallback | None, name: str) -> ProgressCallback | 
 
 
 def _warn(name: str, result: VolumeSegmentation) -> None:
-    if not result.mask_KJI.any():
-        logger.warning("%s: nothing was found in the box.", name)
-        return
-    found = [report for report in result.slices if report.area_pixels]
-    doubtful = [report.index for report in found if report.predicted_iou < LOW_CONFIDENCE]
-    if doubtful:
-        logger.warning("%s: low confidence on slices %s; look at them.", name, index_ranges(doubtful))
+    for doubt in result.doubts:
+        logger.warning("%s: %s.", name, doubt.text)
     window = result.intensity
     logger.info("%s: intensity %g to %g, %s.", name, window.low, window.high, window.reason)
-
-
-def index_ranges(indices: Sequence[int]) -> str:
-    """Ascending indices in few words: 3, 5 to 8, 11."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and index == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [index]
-        else:
-            ranges.append([index])
-    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
 def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
@@ -280,6 +261,8 @@ def _segment_report(label: int, segment: Segment, result: VolumeSegmentation, sp
             "reason": result.intensity.reason,
         },
         "seconds": round(result.seconds, 3),
+        "trust": None if result.trust is None else round(result.trust.value, 3),
+        "doubts": [{"text": doubt.text, "slices": list(doubt.slices)} for doubt in result.doubts],
         "slices": [
             {
                 "index": report.index,

@@ -25,9 +25,6 @@ class SliceEncoder:
         shared: The model and the cache.
         images: The slices.
         cancel: Ends the work.
-
-    Attributes:
-        hits: How many embeddings were there before this run.
     """
 
     def __init__(self, shared: SharedPredictor, images: SliceImages, cancel: CancelToken) -> None:
@@ -38,7 +35,12 @@ class SliceEncoder:
         self._intensity = f"{images.window.low!r}:{images.window.high!r}"
         self._encoded: set[EmbeddingKey] = set()
         self._used: set[EmbeddingKey] = set()
-        self.hits = 0
+        self._found: set[EmbeddingKey] = set()
+
+    @property
+    def hits(self) -> int:
+        """How many embeddings were there before this run."""
+        return len(self._found)
 
     @property
     def encoded(self) -> int:
@@ -83,7 +85,8 @@ class SliceEncoder:
         embedding = self._cache.find(key, self._serves(index, box_xyxy))
         if embedding is not None:
             found = self.key(index, embedding.region)
-            self.hits += found not in self._encoded
+            if found not in self._encoded:
+                self._found.add(found)
             self._used.add(found)
         return embedding
 

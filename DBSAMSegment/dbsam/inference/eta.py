@@ -65,7 +65,7 @@ class ProgressReporter:
             to_encode: How many of the remaining ones are still to be encoded.
             to_decode: How many are still to be decoded; all remaining ones if None.
         """
-        self._done += count
+        self._done = min(self._done + count, self._total)  # what is followed anew isn't counted again
         if self._callback is not None:
             remaining = self._total - self._done
             seconds_left = self._cost.seconds_for(to_encode, remaining if to_decode is None else to_decode)

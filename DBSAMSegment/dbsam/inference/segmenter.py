@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.inference.decoding import SliceDecoder, SliceMask
+from dbsam.inference.doubts import LIKELY_WRONG_BELOW, LONE_SLICE_LIKELY_WRONG_BELOW, Doubt, doubts_about
 from dbsam.inference.embedding_cache import EmbeddingCache
 from dbsam.inference.encoding import SliceEncoder
 from dbsam.inference.eta import ProgressReporter
@@ -20,7 +22,8 @@ from dbsam.inference.predictor import SlicePredictor
 from dbsam.inference.shared import SharedPredictor
 from dbsam.inference.strategies import SliceWork, correct_by_clicks, segment_by_box, segment_by_tracking
 from dbsam.inference.tracking import TrackingRule
-from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity
+from dbsam.inference.trust import Trust, trust_in
+from dbsam.preprocess.intensity import IntensityRule, IntensityWindow, resolve_intensity, window_in_box
 from dbsam.preprocess.prompts import PointPrompt, Prompt, PromptPlan, SliceBoxes, points_by_slice
 from dbsam.preprocess.slices import SliceImages
 from dbsam.preprocess.volume import Volume, slice_of
@@ -88,6 +91,8 @@ class VolumeSegmentation:
         cache_hits: How many image embeddings were there already.
         prompt: The box or rectangles.
         points: The clicks by which it was corrected, in their order.
+        trust: What speaks for the mask as a whole; None after clicks, by which the user vouches for it.
+        doubts: What may be wrong, in words.
     """
 
     mask_KJI: NDArray[np.uint8]
@@ -101,6 +106,16 @@ class VolumeSegmentation:
     cache_hits: int
     prompt: Prompt
     points: tuple[PointPrompt, ...] = ()
+    trust: Trust | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def likely_wrong(self) -> bool:
+        """Whether nothing was found, or little speaks for what was."""
+        if self.trust is None:
+            return False
+        lone = self.trust.overlap is None
+        return self.trust.value < (LONE_SLICE_LIKELY_WRONG_BELOW if lone else LIKELY_WRONG_BELOW)
 
     def labelmap_KJI(self) -> NDArray[np.uint8]:
         """Returns the mask on the volume's whole grid."""
@@ -183,27 +198,41 @@ class VolumeSegmenter:
         plan = PromptPlan(prompt, volume.geometry, _axis_of(prompt, volume.geometry, axis))
         start = plan.start_slice(start_slice)
         cancel.raise_if_cancelled()
-        window = self._window(volume, intensity)
+        values = _values_in(volume, plan)
+        window = self._window(volume, intensity, values)
         work = self._work(volume, plan, window, "segmenting", progress, cancel)
-        found = segment_by_box(work, start, cancel) if strategy == "box" else segment_by_tracking(work, start)
         extent = plan.extent_ijk()
         mask_KJI = np.zeros([last - first + 1 for first, last in reversed(extent)], np.uint8)
-        reports = []
-        for slice_mask in found:
-            reports.append(_take(slice_mask, plan, mask_KJI, on_slice))
+        reports: dict[int, SliceReport] = {}
+
+        def take(slice_mask: SliceMask) -> None:
+            reports[slice_mask.index] = _take(slice_mask, plan, mask_KJI, on_slice)
+
+        if strategy == "box":
+            masks = {}
+            for slice_mask in segment_by_box(work, start, cancel):
+                masks[slice_mask.index] = slice_mask
+                take(slice_mask)
+            trust = trust_in(masks, len(plan.indices))
+        else:
+            sure = start_slice is not None or not isinstance(prompt, OrientedBox)
+            trust = _take_all(segment_by_tracking(work, start, sure), take)
         cancel.raise_if_cancelled()
-        return VolumeSegmentation(
+        result = VolumeSegmentation(
             mask_KJI=mask_KJI,
             extent_ijk=extent,
             geometry=volume.geometry,
             axis=plan.axis,
             intensity=window,
-            slices=sorted(reports, key=lambda report: report.index),
+            slices=sorted(reports.values(), key=lambda report: report.index),
             strategy=strategy,
             seconds=time.perf_counter() - started,
             cache_hits=work.encoder.hits,
             prompt=prompt,
+            trust=trust,
         )
+        not_finite = int(np.count_nonzero(~np.isfinite(values)))
+        return replace(result, doubts=doubts_about(result, not_finite))
 
     def correct(
         self,
@@ -263,7 +292,7 @@ class VolumeSegmenter:
         for slice_mask in found:
             reports[slice_mask.index] = _take(slice_mask, plan, mask_KJI, on_slice)
         cancel.raise_if_cancelled()
-        return replace(
+        result = replace(
             former,
             mask_KJI=mask_KJI,
             extent_ijk=extent,
@@ -271,7 +300,9 @@ class VolumeSegmenter:
             seconds=time.perf_counter() - started,
             cache_hits=work.encoder.hits,
             points=all_points,
+            trust=None,
         )
+        return replace(result, doubts=doubts_about(result))
 
     def check_clicks(self, volume: Volume, points: Sequence[PointPrompt], spread: str) -> None:
         """Refuses what `correct` would refuse, before the box is segmented.
@@ -326,14 +357,17 @@ class VolumeSegmenter:
             height, width = geometry.slice_hw(axis_index)
             whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
             boxes = dict.fromkeys(range(geometry.dimensions_ijk[axis_index]), whole)
+            window = self._window(volume, intensity)
         else:
-            boxes = PromptPlan(prompt, geometry, axis_index).boxes_xyxy
+            plan = PromptPlan(prompt, geometry, axis_index)
+            boxes = plan.boxes_xyxy
+            window = self._window(volume, intensity, _values_in(volume, plan))
         middle = list(boxes)[len(boxes) // 2]
         wanted = sorted(boxes, key=lambda n: (abs(n - middle), n)) if slice_indices is None else list(slice_indices)
         missing = [index for index in wanted if index not in boxes]
         if missing:
             raise ValueError(f"Slices {missing} can't be prefetched: there are slices {min(boxes)} to {max(boxes)}.")
-        encoder = self._encoder(volume, axis_index, self._window(volume, intensity), cancel)
+        encoder = self._encoder(volume, axis_index, window, cancel)
         waiting = [index for index in wanted if not encoder.holds(index, boxes[index])]
         present = len(wanted) - len(waiting)
         reporter = ProgressReporter(progress, self._shared.cost, len(waiting), "preparing slices")
@@ -371,15 +405,21 @@ class VolumeSegmenter:
             volume.geometry.spacing_mm[plan.axis],
         )
 
-    def _window(self, volume: Volume, rule: str | IntensityRule | Sequence[float]) -> IntensityWindow:
-        """The range of values of a volume, whose statistics are taken once."""
+    def _window(
+        self,
+        volume: Volume,
+        rule: str | IntensityRule | Sequence[float],
+        values: NDArray[np.generic] | None = None,
+    ) -> IntensityWindow:
+        """The range of values of a volume, whose statistics are taken once, or for what a box holds of it."""
         key = (volume.identity, repr(rule))
         with self._windows_lock:
             if key not in self._windows:
                 self._windows[key] = resolve_intensity(rule, volume.voxels)
                 if len(self._windows) > _WINDOWS_KEPT:
                     self._windows.popitem(last=False)
-            return self._windows[key]
+            window = self._windows[key]
+        return window if values is None else window_in_box(window, values)
 
 
 def _axis_of(prompt: Prompt, geometry: ImageGeometry, axis: str | int) -> int:
@@ -391,6 +431,22 @@ def _axis_of(prompt: Prompt, geometry: ImageGeometry, axis: str | int) -> int:
             f"The rectangles were drawn on slices along {'IJK'[drawn_on]}; they can't be used along {axis!r}."
         )
     return drawn_on
+
+
+def _values_in(volume: Volume, plan: PromptPlan) -> NDArray[np.generic]:
+    """The voxels that may be set: (N,), or (N, 3) in colour."""
+    cut = plan.window.slices
+    return np.concatenate(
+        [slice_of(volume.voxels, plan.axis, index)[cut][plan.inside(index)] for index in plan.indices]
+    )
+
+
+def _take_all(found: Generator[SliceMask, None, Trust], take: Callable[[SliceMask], None]) -> Trust:
+    while True:
+        try:
+            take(next(found))
+        except StopIteration as end:
+            return cast("Trust", end.value)
 
 
 def _take(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dbsam.geometry.grid import FloatArray
 from dbsam.inference.decoding import SliceDecoder, SliceMask
 from dbsam.inference.encoding import SliceEncoder
 from dbsam.inference.eta import ProgressReporter
 from dbsam.inference.tracking import Track, TrackingRule
+from dbsam.inference.trust import Trust, trust_in
 from dbsam.preprocess.prompts import PromptPlan, SlicePoint, widened
 from dbsam.progress import CancelToken
 
@@ -91,15 +93,57 @@ def segment_by_box(work: SliceWork, start: int, cancel: CancelToken) -> Iterator
             progress.advance(1, to_encode=len(waiting))
 
 
-def segment_by_tracking(work: SliceWork, start: int) -> Iterator[SliceMask]:
+def segment_by_tracking(work: SliceWork, start: int, start_is_sure: bool = False) -> Generator[SliceMask, None, Trust]:
     """Yields the masks of the slices that the object spans, followed from `start` in both directions in turn.
 
     Where `start` shows nothing that the model trusts, other slices are tried, spread over the plan. After some masks
     that aren't trusted, the best of them is the start; if all slices are empty, they are yielded empty.
 
+    Then some slices are looked at alone. If the mask isn't trusted, these become starts of their own, and what is
+    followed from one of them replaces it if that is trusted more: its slices are yielded again.
+
+    Args:
+        work: What to work with.
+        start: The slice to begin with.
+        start_is_sure: Whether the user chose it, so that no other may replace it where it shows something.
+
+    Returns:
+        What speaks for the masks.
+
     Raises:
         Cancelled: the token was cancelled.
     """
+    plan, rule = work.plan, work.rule
+    first = yield from _first(work, start)
+    if first is None:
+        return Trust(0.0)
+    main: dict[int, SliceMask] = {}
+    for found in _followed_from(first, work):
+        main[found.index] = found
+        yield found
+    spanned = [index for index in sorted(main) if main[index].area_pixels]
+    looked_at = {*_evenly(plan.indices, rule.looks), *_evenly(spanned, rule.looks_within)}
+    looks = {index: work.mask(index, plan.boxes_xyxy[index], ()) for index in sorted(looked_at)}
+    trust = trust_in(main, len(plan.indices), looks, first.index)
+    if start_is_sure or trust.value >= rule.least_trust:
+        return trust
+    best, best_value = main, rule.start_advantage * trust.value
+    others = [look for look in looks.values() if look.area_pixels and look.index != first.index]
+    for other in sorted(others, key=partial(_start_score, rule), reverse=True)[: rule.other_starts]:
+        masks = {found.index: found for found in _followed_from(other, work)}
+        rival = trust_in(masks, len(plan.indices), looks, other.index)
+        if rival.value > best_value:
+            best, best_value, trust = masks, rival.value, rival
+            logger.info("What is followed from slice %d is trusted more than from %d.", other.index, first.index)
+    if best is not main:
+        for index, former in main.items():
+            yield best.get(index) or work.decoder.empty(index, former.box_xyxy)
+        yield from (found for index, found in best.items() if index not in main)
+    return trust
+
+
+def _first(work: SliceWork, start: int) -> Generator[SliceMask, None, SliceMask | None]:
+    """The mask to begin with; where all slices are empty, yields them and returns None."""
     plan, progress, rule = work.plan, work.progress, work.rule
     tried: list[SliceMask] = []
     candidates: list[SliceMask] = []
@@ -115,17 +159,31 @@ def segment_by_tracking(work: SliceWork, start: int) -> Iterator[SliceMask]:
         logger.info("Nothing was found on any of the %d slices of the box.", len(tried))
         yield from tried
         progress.advance(len(tried), to_encode=0)
-        return
-    first = max(candidates, key=lambda found: found.predicted_iou * found.area_pixels**rule.start_area_power)
+        return None
+    first = max(candidates, key=partial(_start_score, rule))
     if first.index != start:
         logger.info("Slice %d shows no object clearly; it is followed from slice %d.", start, first.index)
+    return first
+
+
+def _start_score(rule: TrackingRule, found: SliceMask) -> float:
+    return float(found.predicted_iou * found.area_pixels**rule.start_area_power)
+
+
+def _evenly(indices: Sequence[int], count: int) -> list[int]:
+    """So many slices, each in the middle of an equal part; fewer where there are no more."""
+    return sorted({indices[int((n + 0.5) / count * len(indices))] for n in range(count)})
+
+
+def _followed_from(first: SliceMask, work: SliceWork) -> Iterator[SliceMask]:
+    plan = work.plan
     yield first
     after = deque(index for index in plan.indices if index > first.index)
     before = deque(index for index in reversed(plan.indices) if index < first.index)
     directions = deque(
         (work.track(first, last), upcoming) for last, upcoming in ((plan.indices[-1], after), (plan.indices[0], before))
     )
-    progress.advance(1, to_encode=len(after) + len(before))
+    work.progress.advance(1, to_encode=len(after) + len(before))
     yield from _follow(directions, work, followed=1)
 
 

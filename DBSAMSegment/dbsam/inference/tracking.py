@@ -34,6 +34,13 @@ class TrackingRule:
         least_area_share: Below this share of the last good slice's area, a slice counts as weak.
         patience: The object ends at this many weak or empty slices in a row.
         near_share: Over this share of the way from the start slice to the prompt's last, the object is expected.
+        least_trust: A mask that is trusted less (see `Trust`) is followed anew from other starts.
+        looks: How many slices, evenly spread over the prompt, the model looks at alone, with the whole rectangle, to
+            see whether they agree with the mask.
+        looks_within: How many more, evenly spread over what was found, which may be a small part of the prompt.
+        other_starts: From how many of these, those with the best start's score, the object is followed anew.
+        start_advantage: What is followed from the middle gives way only to a mask that is trusted this many times as
+            much: the middle of a box is most likely to show the object.
         near_iou_share: There a slice counts as weak only below this share of the least predicted IoU: on images unlike
             those it was trained on, a model trusts good masks little.
     """
@@ -49,6 +56,11 @@ class TrackingRule:
     patience: int = 2
     near_share: float = 0.5
     near_iou_share: float = 0.5
+    least_trust: float = 0.65
+    looks: int = 5
+    looks_within: int = 3
+    other_starts: int = 3
+    start_advantage: float = 1.1
 
     def __post_init__(self) -> None:
         if self.patience < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,14 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 
 # In air a CT has about -1000 HU; hardly any other image has whole numbers that low.
 _CT_HAS_VALUES_BELOW = -500
+# Hounsfield units. Aerated lung, neither the air round the body and in the bowel nor fat; fat; brain with its fluid and
+# fresh blood; calcified bone, above soft tissue with contrast agent; the body, by its skin.
+_LUNG, _FAT, _BRAIN, _BONE_FROM, _SKULL_FROM, _BODY_FROM = (-950, -400), (-150, -30), (0, 80), 200, 300, -300
+# A heart's box holds some 30 % of lung in its corners, a lung's more than half; a box round a femur or vertebra has 10
+# to 20 % of bone, in which soft tissue still outlines it.
+_LEAST_LUNG, _LEAST_BONE = 0.35, 0.25
+# Muscle and liver have the values of brain: a head is known by its skull (a leg or an abdomen has up to 0.1 of bone).
+_LEAST_BRAIN, _MOST_FAT_IN_BRAIN, _LEAST_SKULL = 0.6, 0.05, 0.12
 # Percentiles of this many voxels differ from those of all by far less than one of the 256 grey levels.
 _VOXELS_FOR_STATISTICS = 2_000_000
 
@@ -106,12 +114,15 @@ class IntensityWindow:
         low: This value and all below become 0.
         high: This value and all above become 255.
         reason: One sentence for the user.
+        ct_bone_share: Of a CT whose window was chosen automatically, the share of its body that is bone; None for all
+            others, whose window doesn't depend on the box.
     """
 
     name: str
     low: float
     high: float
     reason: str
+    ct_bone_share: float | None = None
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Returns the grey levels of an array of any shape; NaN and infinite values become 0."""
@@ -132,6 +143,7 @@ def resolve_intensity(rule: str | IntensityRule | Sequence[float], voxels: NDArr
     Args:
         rule: A name of `RULE_NAMES`, a rule, or (level, width). "auto" takes 8-bit and colour images as they are, whole
             numbers with values of -500 or less for a CT in soft tissue window, and everything else by percentiles.
+            A box's own content decides further, see `window_in_box`.
         voxels: The whole image, (K, J, I) or colour (K, J, I, 3); its finite values alone decide.
 
     Returns:
@@ -163,7 +175,39 @@ def resolve_intensity(rule: str | IntensityRule | Sequence[float], voxels: NDArr
             f"{statistics.minimum:g} to {statistics.maximum:g}: it would be all black or all white. Use another rule, "
             "such as 'percentile'."
         )
-    return IntensityWindow(chosen.name, float(low), float(high), reason)
+    automatic_ct = rule == "auto" and chosen.name in CT_WINDOWS
+    bone_share = statistics.share_of_body(_SKULL_FROM) if automatic_ct else None
+    return IntensityWindow(chosen.name, float(low), float(high), reason, bone_share)
+
+
+def window_in_box(window: IntensityWindow, values: NDArray[np.generic]) -> IntensityWindow:
+    """Chooses a CT's window anew by what a box holds: lung, bone, brain, or else soft tissue.
+
+    Args:
+        window: That of the whole image; returned as it is unless it is a CT's that was chosen automatically.
+        values: The voxels in the box, of any shape.
+    """
+    if window.ct_bone_share is None:
+        return window
+    hounsfield = values[np.isfinite(values)].astype(np.float32)
+    if hounsfield.size == 0:
+        return window
+    lung, fat, brain = (
+        float(np.mean((hounsfield >= low) & (hounsfield < high))) for low, high in (_LUNG, _FAT, _BRAIN)
+    )
+    bone = float(np.mean(hounsfield >= _BONE_FROM))
+    if lung >= _LEAST_LUNG:
+        name, reason = "ct-lung", f"{lung:.0%} of the box is lung"
+    elif bone >= _LEAST_BONE:
+        name, reason = "ct-bone", f"{bone:.0%} of the box is bone"
+    elif brain >= _LEAST_BRAIN and fat <= _MOST_FAT_IN_BRAIN and window.ct_bone_share >= _LEAST_SKULL:
+        name, reason = "ct-brain", f"{brain:.0%} of the box has the values of brain, in a head"
+    else:
+        return window
+    level, width = CT_WINDOWS[name]
+    return replace(
+        window, name=name, low=level - width / 2, high=level + width / 2, reason=f"{window.reason}; {reason}"
+    )
 
 
 def _named_rule(rule: str | IntensityRule | Sequence[float]) -> IntensityRule | None:
@@ -235,6 +279,12 @@ class _Statistics:
         """Whether all values are whole, as scanners store them."""
         sample = self._sample()
         return bool(np.issubdtype(sample.dtype, np.integer) or (np.rint(sample) == sample).all())
+
+    def share_of_body(self, least: float) -> float:
+        """Share of the voxels within the skin that have a value or more; 0 without a body."""
+        sample = self._sample().astype(np.float32)
+        body = np.count_nonzero(sample >= _BODY_FROM)
+        return np.count_nonzero(sample >= least) / body if body else 0.0
 
     def percentiles(self, lower: float, upper: float) -> tuple[float, float]:
         """Percentiles of the non-zero values; the whole range where these leave no width."""
