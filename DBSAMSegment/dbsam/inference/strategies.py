@@ -132,7 +132,7 @@ def segment_by_tracking(work: SliceWork, start: int, start_is_sure: bool = False
     for other in sorted(others, key=partial(_start_score, rule), reverse=True)[: rule.other_starts]:
         masks = {found.index: found for found in _followed_from(other, work)}
         rival = trust_in(masks, len(plan.indices), looks, other.index)
-        if rival.value > best_value:
+        if rival.value > best_value and _volume(masks) >= rule.least_share_of_volume * _volume(main):
             best, best_value, trust = masks, rival.value, rival
             logger.info("What is followed from slice %d is trusted more than from %d.", other.index, first.index)
     if best is not main:
@@ -164,6 +164,10 @@ def _first(work: SliceWork, start: int) -> Generator[SliceMask, None, SliceMask 
     if first.index != start:
         logger.info("Slice %d shows no object clearly; it is followed from slice %d.", start, first.index)
     return first
+
+
+def _volume(masks: Mapping[int, SliceMask]) -> int:
+    return sum(found.area_pixels for found in masks.values())
 
 
 def _start_score(rule: TrackingRule, found: SliceMask) -> float:

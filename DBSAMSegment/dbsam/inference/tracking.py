@@ -41,6 +41,7 @@ class TrackingRule:
         other_starts: From how many of these, those with the best start's score, the object is followed anew.
         start_advantage: What is followed from the middle gives way only to a mask that is trusted this many times as
             much: the middle of a box is most likely to show the object.
+        least_share_of_volume: Nor does it give way to a smaller share of its volume: a speck is consistent, too.
         near_iou_share: There a slice counts as weak only below this share of the least predicted IoU: on images unlike
             those it was trained on, a model trusts good masks little.
     """
@@ -61,6 +62,7 @@ class TrackingRule:
     looks_within: int = 3
     other_starts: int = 3
     start_advantage: float = 1.1
+    least_share_of_volume: float = 0.5
 
     def __post_init__(self) -> None:
         if self.patience < 1:
