@@ -343,7 +343,8 @@ def test_a_box_that_is_cut_off_at_the_image_is_warned_of(case, caplog):
     run_case(replace(case, roi_files=(), boxes_ijk=((-3, 5, 2, 9, 7, 9),)), ThresholdPredictor)
     assert caplog.messages == [
         "Segment_1: the box reaches beyond the image and is cut off there: by 3.0 voxels at the start of I, by 2.0 "
-        "voxels at the end of K. Was it drawn on this image?"
+        "voxels at the end of K. Was it drawn on this image?",
+        "Segment_1: the mask touches the edge of the box on slices 2 to 5; a larger box may be needed.",
     ]
     caplog.clear()
     run_case(replace(case, roi_files=(), boxes_ijk=((0, 0, 0, 23, 19, 7),)), ThresholdPredictor)
