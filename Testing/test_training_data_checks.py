@@ -303,3 +303,23 @@ def test_a_compressed_nifti_beside_its_namesake_is_read_itself(tmp_path):
     write_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5)))
     write_nifti(tmp_path / "a.nii.gz", np.full((3, 4, 5), 7.0))
     assert read_image(tmp_path / "a.nii.gz").voxels.max() == 7
+
+
+def test_colour_volumes_are_read_as_colours_where_file_or_data_set_says_so(tmp_path):
+    from dbsam.geometry.grid import ImageGeometry
+    from dbsam_training.data.nnunet_writer import RawCase, write_raw_dataset
+
+    colours = np.arange(3 * 12 * 14 * 3).reshape(3, 12, 14, 3).astype(np.uint8)
+    labels = np.zeros((3, 12, 14), np.uint8)
+    labels[1, 3:8, 4:9] = 1
+    grid = ImageGeometry.from_spacing((1.0, 1.0, 2.0), (14, 12, 3))
+    write_raw_dataset(tmp_path / "Dataset001_C", [RawCase("a", colours, labels, grid)], ["x"])
+    np.testing.assert_array_equal(RawDataset(tmp_path / "Dataset001_C").read_case("a").voxels_KJI, colours)
+    image = tmp_path / "Dataset001_C/imagesTr/a_0000.nrrd"
+    image.write_bytes(image.read_bytes().replace(b"RGB-color", b"vector"))
+    with pytest.raises(CaseError, match="--component rgb"):
+        RawDataset(tmp_path / "Dataset001_C").read_case("a")
+    described = json.loads((tmp_path / "Dataset001_C/dataset.json").read_text())
+    described["channel_names"] = {"0": "R", "1": "G", "2": "B"}
+    (tmp_path / "Dataset001_C/dataset.json").write_text(json.dumps(described))
+    np.testing.assert_array_equal(RawDataset(tmp_path / "Dataset001_C").read_case("a").voxels_KJI, colours)

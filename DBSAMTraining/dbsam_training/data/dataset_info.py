@@ -26,6 +26,11 @@ class DatasetInfo:
     file_ending: str | None = None
 
     @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are the red, green and blue of a colour image."""
+        return [channel[:1].upper() for channel in self.channel_names] == ["R", "G", "B"]
+
+    @property
     def known_ids(self) -> frozenset[int]:
         """Label ids that dataset.json explains, without background."""
         return frozenset(i for _, ids in self.structures for i in ids) | frozenset(self.ignore_ids)

@@ -9,18 +9,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.io.image_file import ImageFile
+from dbsam.io.image_file import Choice, ImageFile
 from dbsam.io.images import read_image
+from dbsam.io.pictures import is_picture
 
 
-def read_channels(paths: Sequence[Path]) -> ImageFile:
+def read_channels(paths: Sequence[Path], is_rgb: bool = False) -> ImageFile:
     """Reads a grey or colour image; three files are the red, green and blue channel of one image.
+
+    Args:
+        paths: One file, or one a channel.
+        is_rgb: Whether dataset.json says that the values of a voxel are a colour, which not every file does.
 
     Raises:
         ValueError: A file cannot be read as one image, or several are no channels of one.
         OSError: A file cannot be read.
     """
-    files = [read_image(path) for path in paths]
+    says_itself = is_picture(paths[0]) or len(paths) > 1
+    choice = Choice(component="rgb") if is_rgb and not says_itself else None
+    files = [read_image(path, choice) for path in paths]
     if len(files) == 1:
         return files[0]
     shapes = {file.voxels.shape for file in files}

@@ -66,7 +66,7 @@ class RawDataset:
         self.info = DatasetInfo.from_json(content, self.folder.resolve().name)
         self._explicit_files: dict[str, Any] = content.get("dataset") or {}
         names = self.info.channel_names
-        if len(names) > 1 and not self._is_rgb:
+        if len(names) > 1 and not self.info.is_rgb:
             logger.warning(
                 "%s has %d channels (%s), of which channel %d alone is used.",
                 self.info.name, len(names), ", ".join(names), channel,
@@ -120,7 +120,7 @@ class RawDataset:
         """
         image_paths, label_path = self._files_of(name)
         try:
-            image = read_channels(image_paths)
+            image = read_channels(image_paths, self.info.is_rgb)
             labels = read_labels(label_path)
         except (RuntimeError, ValueError, OSError) as error:
             raise CaseError(name, f"unreadable: {_first_line(error)}") from error
@@ -193,7 +193,7 @@ class RawDataset:
             image_paths = [path for path in self._channel_files(images, name) if path.exists()]
         if not image_paths or not label_path.exists():
             raise CaseError(name, f"no image file {name}_0000{self._ending} in {label_path.parent.parent}")
-        if len(image_paths) == 3 and self._is_rgb:
+        if len(image_paths) == 3 and self.info.is_rgb:
             return image_paths, label_path
         if self.channel >= len(image_paths):
             raise CaseError(name, f"no image channel {self.channel}, there are {len(image_paths)}")
@@ -204,10 +204,6 @@ class RawDataset:
             images / f"{name}_{channel:04d}{self._ending}" for channel in range(max(1, len(self.info.channel_names)))
         ]
         return numbered if any(path.exists() for path in numbered) else [images / f"{name}{self._ending}"]
-
-    @property
-    def _is_rgb(self) -> bool:
-        return [channel[:1].upper() for channel in self.info.channel_names] == ["R", "G", "B"]
 
     @cached_property
     def _ending(self) -> str:

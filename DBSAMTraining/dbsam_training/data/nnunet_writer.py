@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
+from dbsam.io.images import write_volume
 from dbsam_training.data.label_ids import LabelIds
 
 LEAST_CASES_TO_SPLIT = 3
@@ -93,11 +94,14 @@ def _write(
 
 
 def _write_image(path: Path, array_KJI: NDArray[Any], geometry: ImageGeometry, compressed: bool) -> None:
+    if array_KJI.ndim == 4:
+        write_volume(path, array_KJI, geometry)  # says that it is a colour, as ITK does not
+        return
     import SimpleITK as sitk  # slow to import
 
     affine = LPS_FROM_RAS @ geometry.ijk_to_ras
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(array_KJI, isVector=array_KJI.ndim == 4)
+    image = sitk.GetImageFromArray(array_KJI)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.io.images import read_image, read_labels
+from dbsam.io.images import read_labels
 from dbsam.io.pictures import PICTURE_ENDINGS
 from dbsam_training.data.folders import Contents, FolderSource
-from dbsam_training.data.images import same_grid
+from dbsam_training.data.images import read_channels, same_grid
 
 ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", *PICTURE_ENDINGS)
 IDS_MAY_BE_SMOOTHED = tuple(ending for ending in PICTURE_ENDINGS if not ending.startswith(".tif"))
@@ -41,7 +41,7 @@ class VolumeFolder(FolderSource):
         return sorted(_images_and_labels(self.folder)[0].keys() - self._cases.keys())
 
     def _read(self, paths: tuple[Path, ...]) -> Contents:
-        image, labels = read_image(paths[0]), read_labels(paths[1])
+        image, labels = read_channels([paths[0]], self.info.is_rgb), read_labels(paths[1])
         both_placed = image.spacing_known and labels.spacing_known
         if both_placed and not same_grid(image.ijk_to_ras, labels.ijk_to_ras, labels.voxels.shape):
             raise ValueError("image and label file have different positions, directions or spacings")
