@@ -61,9 +61,32 @@ except OSError as error:
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_values_that_a_format_lacks_are_an_error_that_names_the_file(tmp_path):
-    with pytest.raises(OSError, match=r"mask\.png: cannot be written \(.*unsigned char"):
-        images.write_labelmap(tmp_path / "mask.png", noise(FLAT).astype(np.int32), FLAT)
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.int64, np.uint64, np.float16, np.float64])
+@pytest.mark.parametrize("name", ["m.nrrd", "m.nii.gz", "m.mha", "m.png", "m.tif", "m.npz"])
+def test_labels_of_every_type_are_written(tmp_path, name, dtype):
+    grid = FLAT if name in ("m.png", "m.tif") else GRID
+    labels = (noise(grid) % 7).astype(dtype)
+    images.write_labelmap(tmp_path / name, labels, grid)
+    np.testing.assert_array_equal(images.read_labelmap(tmp_path / name)[0], labels.astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("m.png", 70_000, "labels go from 0 to 70000, more than uint16 holds"),
+        ("m.tif", -1, "labels go from -1 to 199"),
+        ("m.png", 0.5, r"a label is 0\.5, which is not a whole number"),
+        ("m.tif", np.nan, "a label is nan"),
+    ],
+)
+def test_labels_that_a_format_lacks_are_refused_and_the_former_file_stays(tmp_path, name, value, message):
+    labels = noise(FLAT).astype(np.float64)
+    labels[0, 0, 0] = 0
+    labels[0, 1, 1] = value
+    (tmp_path / name).write_bytes(b"former")
+    with pytest.raises(ValueError, match=message):
+        images.write_labelmap(tmp_path / name, labels, FLAT)
+    assert (tmp_path / name).read_bytes() == b"former"
 
 
 @pytest.mark.parametrize("name", ["m.NII.GZ", "m.Nii", "m.Mha", "m.NRRD", "m.PNG", "m.Tif"])

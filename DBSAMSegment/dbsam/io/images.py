@@ -30,6 +30,8 @@ LABELMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha", ".npz", ".png", ".tif", 
 """Labelmap files that are written: one file each, without loss, with the volume's geometry (2D formats: none)."""
 
 _FLAT_ENDINGS = (".png", ".tif", ".tiff")
+_FLAT_TYPES = (np.uint8, np.uint16)
+_LABEL_TYPES = (np.uint8, np.uint16, np.int16, np.uint32, np.int32, np.int8)
 _LARGEST_COSINE = 1e-4  # of axes at right angles: files round directions, which moves no voxel by 0.1 mm
 _LARGEST_FRACTION = 1e-3  # of labels that were stored as scaled numbers
 
@@ -187,25 +189,40 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
 
     Args:
         path: Ends in one of `LABELMAP_ENDINGS`. PNG and TIFF take one K-slice and have no geometry.
-        labelmap_KJI: Label values of the full grid, or a mask of booleans.
+        labelmap_KJI: Label values of the full grid, or a mask of booleans. A type that the format lacks is stored in the
+            smallest one that holds the values.
         geometry: The volume's grid.
 
     Raises:
-        ValueError: The format cannot hold it, see `check_labelmap`, or array and grid differ in size.
+        ValueError: The format cannot hold it, see `check_labelmap`, array and grid differ in size, or a label is no
+            whole number.
         OSError: The file cannot be written, or not whole; a former one stays.
     """
     check_labelmap(path, geometry)
     if labelmap_KJI.shape != geometry.shape_KJI:
         raise ValueError(f"The labelmap has shape {labelmap_KJI.shape} (K, J, I), its grid {geometry.shape_KJI}.")
-    if labelmap_KJI.dtype == np.bool_:
-        labelmap_KJI = labelmap_KJI.astype(np.uint8)
     ending = labelmap_ending(path)
+    labelmap_KJI = _storable(labelmap_KJI, _FLAT_TYPES if ending in _FLAT_ENDINGS else _LABEL_TYPES)
     if ending == ".npz":
         npz.write_npz(Path(path), labelmap_KJI, geometry)
     elif ending in NIFTI_ENDINGS:
         _write_nifti(path, labelmap_KJI, geometry)
     else:
         _write_with_itk(path, labelmap_KJI[0] if ending in _FLAT_ENDINGS else labelmap_KJI, geometry)
+
+
+def _storable(labels: NDArray[Any], types: tuple[type[np.integer[Any]], ...]) -> NDArray[np.integer[Any]]:
+    """The labels in one of the types: their own, else the first that holds all values."""
+    if labels.dtype in types:
+        return labels
+    if not np.array_equal(labels, np.rint(labels)):
+        value = labels[labels != np.rint(labels)].flat[0]
+        raise ValueError(f"a label is {value}, which is not a whole number.")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    holding = [one for one in types if np.iinfo(one).min <= low and high <= np.iinfo(one).max]
+    if not holding:
+        raise ValueError(f"labels go from {low} to {high}, more than {types[-1].__name__} holds.")
+    return labels.astype(holding[0])
 
 
 def write_volume(path: str | os.PathLike[str], voxels_KJI: NDArray[np.generic], geometry: ImageGeometry) -> None:
