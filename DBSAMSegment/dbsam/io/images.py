@@ -189,7 +189,7 @@ def write_labelmap(path: str | os.PathLike[str], labelmap_KJI: NDArray[np.generi
 
     Args:
         path: Ends in one of `LABELMAP_ENDINGS`. PNG and TIFF take one K-slice and have no geometry.
-        labelmap_KJI: Label values of the full grid, or a mask of booleans. A type that the format lacks is stored in the
+        labelmap_KJI: Label values of the full grid, or a mask of booleans. A type that the format lacks becomes the
             smallest one that holds the values.
         geometry: The volume's grid.
 
