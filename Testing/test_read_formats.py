@@ -332,6 +332,20 @@ def test_several_volumes_in_an_nrrd_are_no_volume(tmp_path, kind):
         read_volume(path)
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii.gz"])
+def test_pictures_and_series_of_volumes_that_simpleitk_writes_are_read(tmp_path, ending):
+    picture = sitk.GetImageFromArray(VOXELS[0])
+    picture.SetSpacing((0.5, 0.75))
+    picture.SetOrigin((-10, -20))
+    sitk.WriteImage(picture, str(tmp_path / f"p{ending}"))
+    assert_right(tmp_path / f"p{ending}", VOXELS[:1], np.array([[-0.5, 0, 0, 10.0], [0, -0.75, 0, 20], *np.eye(4)[2:]]))
+    volumes = sitk.JoinSeries([sitk.GetImageFromArray(VOXELS), sitk.GetImageFromArray(VOXELS + 1)])
+    sitk.WriteImage(volumes, str(tmp_path / f"v{ending}"))
+    with pytest.raises(ImageFileError, match=r"2 time points \(sizes \(6, 5, 4, 2\)\).*--stack N"):
+        read_volume(tmp_path / f"v{ending}")
+    assert_right(tmp_path / f"v{ending}", VOXELS + 1, np.diag([-1.0, -1, 1, 1]), stack=2)
+
+
 def test_a_segmentation_of_two_layers_is_no_volume(tmp_path):
     from dbsam.io.seg_nrrd import Segment, write_segmentation
 

@@ -267,7 +267,10 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
         )  # fmt: skip
         return False
     space = fields.get("space", "").lower().removesuffix("-time").removesuffix("t")
-    if space not in _SPACES:
+    if not space and fields.get("space dimension") in ("2", "4"):
+        # ITK has no other form for pictures and series of volumes; for volumes Slicer takes it for RAS, ITK for LPS.
+        logger.warning("%s: does not name its space; taken for left, posterior, superior, as ITK writes it.", path)
+    elif space not in _SPACES:
         named = f"the space {fields['space']!r}" if "space" in fields else "no named space"
         raise ImageFileError(
             f"{path}: has {named}, so that nobody knows which side is left. Say `space: left-posterior-superior` (or "
@@ -430,7 +433,7 @@ def _image_file(
         raise ImageFileError(f"{path}: complex values; save the magnitude as a volume.")
     size_i, size_j, size_k, times = sizes[:4]
     array = array.reshape(times, size_k, size_j, size_i, components)
-    array = array[chosen_stack(path, times, choice.stack, f"{times} time points, sizes {image.GetSize()},")]
+    array = array[chosen_stack(path, times, choice.stack, f"{times} time points (sizes {image.GetSize()})")]
     if components > 1:
         voxels = chosen_component(path, array, choice.component, is_colour, what)
     else:

@@ -227,7 +227,7 @@ def _chosen(path: Path, array: NDArray[Any], header: Any, choice: Choice) -> NDA
     sizes = array.shape
     array = array.reshape([*sizes, 1, 1, 1, 1][:5], order="F")
     times, components = array.shape[3:]
-    time = chosen_stack(path, times, choice.stack, f"{times} time points, sizes {sizes},")
+    time = chosen_stack(path, times, choice.stack, f"{times} time points (sizes {sizes})")
     if array.dtype.fields is not None:
         names = [name for name in ("R", "G", "B", "A") if name in array.dtype.fields]
         colour = np.stack([array[..., time, 0][name] for name in names], axis=-1)
