@@ -34,6 +34,7 @@ def opened_module(predictor: ThresholdSettings) -> Iterator[Any]:
     """The module's widget with a rule in place of a network, in an empty scene."""
     host.start()
     host.new_scene()
+    slicer.app.settings().remove("DBSAM/Pace")
     widget = host.open_module("DBSAMSegment")
     widget.logic.runner.worker.predictors = ThresholdInWorker(predictor)
     yield widget
