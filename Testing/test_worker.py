@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +30,12 @@ from dbsam.worker.protocol import (
     PrefetchTask,
     Priority,
     SegmentTask,
+    VolumeBegin,
+    VolumePart,
     encode,
 )
+from dbsam.worker.values import ProtocolError
+from dbsam.worker.volumes import VolumeStore
 
 SHAPE = (20, 40, 50)
 BOX = OrientedBox(np.array([20.5, 17.0, 8.5]), np.diag([11.0, 9.5, 7.0]))
@@ -513,3 +519,66 @@ def test_full_memory_is_recognised_without_torch():
     assert is_memory_full(MemoryError())
     assert is_memory_full(RuntimeError("DefaultCPUAllocator: out of memory"))
     assert not is_memory_full(ValueError("no"))
+
+
+def test_the_compact_model_gives_in_the_worker_what_it_gives_here_to_the_last_bit():
+    pytest.importorskip("torch")
+    from dbsam.api import load_predictor
+    from dbsam.io.images import read_volume
+
+    sample = Path(__file__).parents[1] / "Resources" / "Sample" / "phantom_ct.nrrd"
+    volume = read_volume(sample)
+    box = OrientedBox.from_ijk((60, 50, 18), (110, 100, 22), volume.geometry)
+    expected = VolumeSegmenter(load_predictor("compact", "cpu")).segment(volume, box, axis=2)
+    client = WorkerClient(sys.executable)
+    try:
+        task = SegmentTask(volume.identity, (box,), ("liver",), "compact", "cpu", {"axis": 2}, False)
+        job = client.submit(Job(task, volume=UnchangingVoxels(volume)))
+        client.wait_for(job)
+        assert job.error is None
+        (found,) = job.result.segmentations
+        assert job.result.device == "cpu"
+        assert job.result.load_seconds > 0
+        np.testing.assert_array_equal(found.mask_KJI, expected.mask_KJI)
+        # Rectangles and confidences are floating-point numbers out of the networks' embeddings.
+        assert found.slices == expected.slices
+        assert found.mask_KJI.any()
+    finally:
+        client.stop()
+
+
+def begin_of(volume):
+    return VolumeBegin(volume.identity, volume.voxels.shape, volume.voxels.dtype.str, volume.geometry)
+
+
+def test_a_volume_that_was_given_up_for_a_cancelled_job_is_there_for_the_next():
+    asked = []
+    store = VolumeStore(asked.append, lambda: {VOLUME.identity})
+    store.gone(VOLUME.identity, ValueError("not needed any more"))  # nobody waited for it
+    threading.Timer(0.2, lambda: (store.begin(begin_of(VOLUME)), store.part(part_of(VOLUME)))).start()
+    found = store.get(VOLUME.identity, CancelToken())
+    np.testing.assert_array_equal(found.voxels, VOLUME.voxels)
+    assert asked == [VOLUME.identity]
+
+
+def part_of(volume):
+    return VolumePart(volume.identity, volume.voxels.tobytes())
+
+
+def test_a_volume_that_does_not_fit_or_has_gone_ends_the_job_that_waits_for_it():
+    store = VolumeStore(lambda identity: None, lambda: {VOLUME.identity})
+    huge = VolumeBegin(VOLUME.identity, (10**6, 10**6, 10**6), "<i2", VOLUME.geometry)
+    for change, error in (
+        (lambda: store.begin(huge), MemoryError),
+        (lambda: store.gone(VOLUME.identity, ValueError("changed")), ValueError),
+    ):
+        threading.Timer(0.2, change).start()
+        with pytest.raises(error):
+            store.get(VOLUME.identity, CancelToken())
+
+
+def test_more_voxels_than_announced_are_refused():
+    store = VolumeStore(lambda identity: None, lambda: {VOLUME.identity})
+    store.begin(begin_of(VOLUME))
+    with pytest.raises(ProtocolError, match="more voxels than its shape says"):
+        store.part(VolumePart(VOLUME.identity, VOLUME.voxels.tobytes() + b"x"))

@@ -36,6 +36,7 @@ class WorkerProcess:
         self.predictors = predictors
         self._cacheBytes = cacheBytes
         self._client: WorkerClient | None = None
+        self._closed = False
         self._timer = qt.QTimer()
         self._timer.setInterval(_MILLISECONDS)
         self._timer.connect("timeout()", self.poll)
@@ -67,8 +68,10 @@ class WorkerProcess:
         """Queues a job; its callbacks are called from now on as long as the event loop runs.
 
         Raises:
-            RuntimeError: the application has no interpreter for it.
+            RuntimeError: the application has no interpreter for it, or `close` was called.
         """
+        if self._closed:
+            raise RuntimeError("DB-SAM is shutting down: no new work is accepted.")
         self.client.submit(job)
         self._watch()
         return job
@@ -102,6 +105,9 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Ends the process; callbacks of what was pending are never called."""
+        if self._closed:
+            return
+        self._closed = True
         self._timer.stop()
         self._timer.disconnect("timeout()", self.poll)
         if self._client is not None:

@@ -49,6 +49,8 @@ class VolumeStore:
             MemoryError: It didn't fit.
         """
         with self._condition:
+            # What a former job was told of it: the application may have it again.
+            self._gone.pop(identity, None)
             while True:
                 cancel.raise_if_cancelled()
                 if identity in self._volumes:
