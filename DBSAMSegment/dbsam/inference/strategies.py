@@ -100,7 +100,7 @@ def segment_by_tracking(work: SliceWork, start: int, start_is_sure: bool = False
     that aren't trusted, the best of them is the start; if all slices are empty, they are yielded empty.
 
     Then some slices are looked at alone. If the mask isn't trusted, these become starts of their own, and what is
-    followed from one of them replaces it if that is trusted more: its slices are yielded again.
+    followed from one of them replaces it if that is trusted, and more: its slices are yielded again.
 
     Args:
         work: What to work with.
@@ -127,7 +127,7 @@ def segment_by_tracking(work: SliceWork, start: int, start_is_sure: bool = False
     trust = trust_in(main, len(plan.indices), looks, first.index)
     if start_is_sure or trust.value >= rule.least_trust:
         return trust
-    best, best_value = main, rule.start_advantage * trust.value
+    best, best_value = main, max(rule.start_advantage * trust.value, rule.least_trust)
     others = [look for look in looks.values() if look.area_pixels and look.index != first.index]
     for other in sorted(others, key=partial(_start_score, rule), reverse=True)[: rule.other_starts]:
         masks = {found.index: found for found in _followed_from(other, work)}
