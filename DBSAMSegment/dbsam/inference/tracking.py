@@ -34,8 +34,8 @@ class TrackingRule:
         least_area_share: Below this share of the last good slice's area, a slice counts as weak.
         patience: The object ends at this many weak or empty slices in a row.
         near_share: Over this share of the way from the start slice to the prompt's last, the object is expected.
-        least_trust: A mask that is trusted less (see `Trust`) is followed anew from other starts, and replaced by what is
-            trusted that much: among masks that are all likely wrong, none is better.
+        least_trust: A mask that is trusted less (see `Trust`) is followed anew from other starts, and gives way to one
+            that is trusted that much: among masks that are all likely wrong, none is better.
         looks: How many slices, evenly spread over the prompt, the model looks at alone, with the whole rectangle, to
             see whether they agree with the mask.
         looks_within: How many more, evenly spread over what was found, which may be a small part of the prompt.
