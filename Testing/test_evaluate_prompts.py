@@ -8,10 +8,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from threshold_predictor import ThresholdPredictor
 from training_cases import tiny_recipe, tiny_store, write_pictures
 
-from dbsam.geometry.grid import ImageGeometry
+from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.inference.calibration import Calibration
+from dbsam.preprocess.volume import Volume
 from dbsam.weights.checkpoint import load_checkpoint
 from dbsam_training.cli import main
 from dbsam_training.data.nnunet import RawDataset
@@ -20,6 +22,7 @@ from dbsam_training.evaluate.clicks import ClickCurve, summarise_clicks
 from dbsam_training.evaluate.evaluate import Settings, evaluate
 from dbsam_training.evaluate.found import Found
 from dbsam_training.evaluate.prompts import Click, largest_fault, roi_box
+from dbsam_training.evaluate.segmenters import ModelSegmenter
 from dbsam_training.evaluate.summary import summarise
 from dbsam_training.trainer.loop import train
 
@@ -226,3 +229,19 @@ def test_the_curve_of_an_evaluation_goes_into_the_weights_that_were_evaluated(tm
     assert main([*export, "--metrics", str(path)]) == 0
     assert "calibration" not in load_checkpoint(weights)[1].metrics
     assert "no calibration of these weights (mine)" in capsys.readouterr().err
+
+
+def test_a_model_is_clicked_by_the_engine_until_only_its_object_is_left():
+    geometry = ImageGeometry.from_spacing((1.0, 1.0, 2.0), (48, 48, 12))
+    truth, other = np.zeros((2, *geometry.shape_KJI), bool)
+    truth[3:9, 8:18, 8:18] = True
+    other[3:9, 30:36, 30:36] = True
+    volume = Volume(np.where(truth | other, 200, 20).astype(np.uint8), geometry)
+    box = OrientedBox.from_ijk((4, 4, 2), (40, 40, 9), geometry)
+    model = ModelSegmenter("threshold", ThresholdPredictor("slice"))
+    assert model.takes_clicks
+    found = list(model.segment_clicks(volume, 2, box, lambda mask: largest_fault(truth, mask, (1, 1, 2)), 3))
+    assert np.array_equal(found[0].mask_KJI, truth | other)
+    assert np.array_equal(found[-1].mask_KJI, truth)
+    assert len(found) == 2  # one click, followed to both sides, and nothing is wrong any more
+    assert found[0].predicted_iou == dict.fromkeys(range(3, 9), pytest.approx(0.9))
