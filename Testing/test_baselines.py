@@ -37,7 +37,7 @@ def test_a_disc_of_clear_contrast_is_found_exactly_in_a_loose_box(name: str, col
         pytest.importorskip("cv2")
     image, disc = disc_image(colour)
     image = 255 - image if dark_object else image
-    ((found, _),) = BASELINES[name]().segment_slices(
+    ((found, *_),) = BASELINES[name]().segment_slices(
         Volume.from_image2d(image), 2, [{0: np.array([24.5, 12.5, 58.5, 46.5])}]
     )
     assert np.array_equal(found[0], disc)
@@ -45,7 +45,7 @@ def test_a_disc_of_clear_contrast_is_found_exactly_in_a_loose_box(name: str, col
 
 def test_the_ellipse_fills_pi_quarters_of_its_box_and_touches_its_sides() -> None:
     volume = Volume.from_image2d(np.eye(200, 300, dtype=np.uint8))
-    ((found, _),) = BoxEllipse().segment_slices(volume, 2, [{0: np.array([49.5, 19.5, 249.5, 119.5])}])
+    ((found, *_),) = BoxEllipse().segment_slices(volume, 2, [{0: np.array([49.5, 19.5, 249.5, 119.5])}])
     assert found.sum() == pytest.approx(np.pi / 4 * 200 * 100, rel=0.005)
     assert mask_box_xyxy(found[0]).tolist() == [49.5, 19.5, 249.5, 119.5]
 
@@ -55,7 +55,7 @@ def test_the_ellipsoid_of_a_rotated_box_has_its_volume_and_stays_inside() -> Non
     angle = np.deg2rad(35)
     axes = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     box = OrientedBox(np.array([20.0, 20.0, 20.0]), axes * np.array([[14.0], [8.0], [10.0]]))
-    ((found, _),) = BoxEllipse().segment_rois(Volume(np.zeros(geometry.shape_KJI, np.uint8), geometry), 2, [box])
+    ((found, *_),) = BoxEllipse().segment_rois(Volume(np.zeros(geometry.shape_KJI, np.uint8), geometry), 2, [box])
     assert found.sum() * 0.25 == pytest.approx(4 / 3 * np.pi * 14 * 8 * 10, rel=0.01)
     indices = np.argwhere(found)[:, ::-1]
     assert box.contains_ras(indices * [0.5, 0.5, 1.0]).all()
@@ -75,7 +75,7 @@ def test_otsu_uses_one_threshold_for_a_whole_roi_and_keeps_the_largest_component
     voxels[2, 10, 10] = 500
     geometry = ImageGeometry.from_spacing((1.0, 1.0, 2.0), (12, 12, 5))
     box = OrientedBox.from_ijk((0, 0, 0), (11, 11, 4), geometry)
-    ((found, _),) = OtsuLargestComponent().segment_rois(Volume(voxels, geometry), 2, [box])
+    ((found, *_),) = OtsuLargestComponent().segment_rois(Volume(voxels, geometry), 2, [box])
     expected = voxels > 0
     expected[2, 10, 10] = False
     assert np.array_equal(found, expected)
@@ -109,8 +109,8 @@ def test_nothing_is_set_outside_the_box_or_on_other_slices(name: str) -> None:
     allowed = np.zeros(geometry.shape_KJI, bool)
     allowed[2:4, 5:16, 4:21] = True
     prompts = [{k: np.array([3.5, 4.5, 20.5, 15.5]) for k in (2, 3)}]
-    ((in_slices, _),) = BASELINES[name]().segment_slices(volume, 2, prompts)
-    ((in_roi, _),) = BASELINES[name]().segment_rois(volume, 2, [OrientedBox.from_ijk((4, 5, 2), (20, 15, 3), geometry)])
+    ((in_slices, *_),) = BASELINES[name]().segment_slices(volume, 2, prompts)
+    ((in_roi, *_),) = BASELINES[name]().segment_rois(volume, 2, [OrientedBox.from_ijk((4, 5, 2), (20, 15, 3), geometry)])
     for found in (in_slices, in_roi):
         assert found.any()
         assert not (found & ~allowed).any()

@@ -9,7 +9,7 @@ import pytest
 from cases import GEOMETRY, block_voxels, roi_box, write_tiny_weights
 
 import dbsam
-from dbsam.inference.calibration import Calibration, expected_iou
+from dbsam.inference.calibration import Calibration
 from dbsam.weights.checkpoint import load_checkpoint, save_checkpoint
 from dbsam.weights.metadata import CheckpointError
 
@@ -29,11 +29,6 @@ def test_estimates_follow_the_curve_and_stay_at_its_ends_beyond_them():
 def test_points_that_are_no_rising_curve_are_refused(points):
     with pytest.raises(ValueError, match="No calibration curve"):
         Calibration(*points)
-
-
-def test_an_object_is_judged_by_its_slices_in_proportion_to_their_area():
-    assert expected_iou([(0.9, 30), (0.5, 10), (0.0, 0)]) == pytest.approx(0.8)
-    assert expected_iou([(0.9, 0)]) is None
 
 
 def test_weights_with_a_curve_report_what_it_says_and_give_the_same_masks(tmp_path):

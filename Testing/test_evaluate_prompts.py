@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
@@ -17,6 +16,7 @@ from dbsam.preprocess.volume import Volume
 from dbsam.weights.checkpoint import load_checkpoint
 from dbsam_training.cli import main
 from dbsam_training.data.nnunet import RawDataset
+from dbsam_training.evaluate.bootstrap import Row, read_rows
 from dbsam_training.evaluate.calibration import Judgement, calibration_error, fit_calibration, summarise_judgements
 from dbsam_training.evaluate.clicks import ClickCurve, summarise_clicks
 from dbsam_training.evaluate.evaluate import Settings, evaluate
@@ -192,13 +192,22 @@ def test_a_fitted_curve_rises_and_mends_what_it_was_not_fitted_on():
     assert summarise_judgements(judged(20), []).curve is None
 
 
+def test_the_shares_that_are_warned_of_are_those_of_bad_and_of_good_masks():
+    figures = [(0.4, True), (0.3, False), (0.2, True), (0.1, None), (0.7, True), (0.9, False), (0.95, False)]
+    figures.append((0.99, True))
+    rows = [Row("A", str(n), "x", "CT", 3, "m", "roi", dsc, dsc, warned=w) for n, (dsc, w) in enumerate(figures)]
+    summary = summarise_judgements(judged(), rows)
+    assert (summary.bad, summary.bad_warned) == (3, pytest.approx(2 / 3))
+    assert (summary.good, summary.good_warned) == (3, pytest.approx(1 / 3))
+
+
 def test_the_command_writes_every_prompt_and_refuses_what_makes_no_sense(picture, tmp_path, capsys):
     source, _ = picture
     command = ["evaluate", "--data", str(source.folder), "--model", "box-ellipse", "--report", str(tmp_path / "report")]
     assert main([*command, "--prompt", "roi", "clicks", "--looseness", "1", "6", "--jitter", "2"]) == 0
-    with (tmp_path / "report/cases.csv").open(newline="") as file:
-        found = [(row["prompt"], row["draw"]) for row in csv.DictReader(file)]
-    assert found == [("roi-1", "0"), ("roi-1", "1"), ("roi-6", "0"), ("roi-6", "1"), ("clicks-0", "0")]
+    found = [(row.prompt, row.draw, row.warned) for row in read_rows(tmp_path / "report/cases.csv")]
+    boxes = [("roi-1", 0), ("roi-1", 1), ("roi-6", 0), ("roi-6", 1), ("clicks-0", 0)]
+    assert found == [(*box, None) for box in boxes]
     summary = json.loads((tmp_path / "report/summary.json").read_text(encoding="utf-8"))
     assert {entry["boxes"] for entry in summary["spreads"]} == {2}
     report = (tmp_path / "report/report.md").read_text(encoding="utf-8")
@@ -245,3 +254,4 @@ def test_a_model_is_clicked_by_the_engine_until_only_its_object_is_left():
     assert np.array_equal(found[-1].mask_KJI, truth)
     assert len(found) == 2  # one click, followed to both sides, and nothing is wrong any more
     assert found[0].predicted_iou == dict.fromkeys(range(3, 9), pytest.approx(0.9))
+    assert found[0].warned is False

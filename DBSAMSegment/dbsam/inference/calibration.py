@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 METRIC = "calibration"
 """Name under which a checkpoint's metrics keep the curve."""
-DOUBTFUL_IOU = 0.5
-"""A mask whose expected IoU is lower is probably wrong: the user is warned."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,3 @@ class Calibration:
             return cls(tuple(map(float, found["predicted_iou"])), tuple(map(float, found["iou"])))
         except (TypeError, KeyError) as error:
             raise ValueError(f"No calibration curve: {str(found)[:80]}.") from error
-
-
-def expected_iou(slices: Iterable[tuple[float, int]]) -> float | None:
-    """The IoU to expect of an object: the mean over its slices, by area; None where it has no pixel.
-
-    Args:
-        slices: Of each slice its mask's expected IoU and area in pixels.
-    """
-    known = np.array([(iou, area) for iou, area in slices if area > 0], float)
-    return float(np.average(known[:, 0], weights=known[:, 1])) if len(known) else None

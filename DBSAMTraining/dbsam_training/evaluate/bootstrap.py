@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         draw: number of the box, from 0, where several are drawn round each object.
-        expected_iou: what the model thinks of its mask; None where it has none or estimates nothing.
+        warned: whether a user would be told that the mask is likely wrong; None where the engine was not asked.
     """
 
     dataset: str
@@ -39,7 +39,7 @@ class Row:
     dsc: float
     nsd: float
     draw: int = 0
-    expected_iou: float | None = None
+    warned: bool | None = None
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -50,9 +50,8 @@ def read_rows(path: Path) -> list[Row]:
 
 def _row(line: dict[str, Any]) -> Row:
     numbers = {name: float(line[name]) for name in ("dsc", "nsd")}
-    expected = float(line["expected_iou"]) if line["expected_iou"] else None
     whole = {name: int(line[name]) for name in ("dimension", "draw")}
-    return Row(**line | numbers | whole | {"expected_iou": expected})
+    return Row(**line | numbers | whole | {"warned": {"True": True, "False": False}.get(line["warned"])})
 
 
 @dataclass(frozen=True)

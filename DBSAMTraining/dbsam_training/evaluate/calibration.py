@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from dbsam.inference.calibration import DOUBTFUL_IOU, Calibration
+from dbsam.inference.calibration import Calibration
 from dbsam_training.evaluate.bootstrap import Row
 
 BINS = 10
@@ -45,7 +45,7 @@ class CalibrationSummary:
             few.
         curve: Fitted on all cases, as `Calibration.to_metric` writes it; None where there are too few.
         bad: Objects with a DSC below `BAD_DSC`.
-        bad_warned: Share of them whose expected IoU is below `DOUBTFUL_IOU`, so that a user is warned.
+        bad_warned: Share of them that the engine calls likely wrong.
         good: Objects with a DSC above `GOOD_DSC`.
         good_warned: Share of them, which should not be.
     """
@@ -73,7 +73,7 @@ def summarise_judgements(judgements: Sequence[Judgement], rows: Sequence[Row], f
     if fits and len(judgements) >= LEAST_JUDGEMENTS and (fitted := fit_calibration(judgements)):
         curve = fitted.to_metric()
         corrected = _cross_fitted_error(judgements)
-    warned = [(row.dsc, row.expected_iou is None or row.expected_iou < DOUBTFUL_IOU) for row in rows]
+    warned = [(row.dsc, row.warned) for row in rows if row.warned is not None]
     bad, good = ([w for dsc, w in warned if dsc < BAD_DSC], [w for dsc, w in warned if dsc > GOOD_DSC])
     return CalibrationSummary(
         len(judgements),

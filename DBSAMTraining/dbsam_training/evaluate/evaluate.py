@@ -17,7 +17,6 @@ from typing import cast
 import numpy as np
 
 from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
-from dbsam.inference.calibration import expected_iou
 from dbsam.preprocess.intensity import IntensityWindow, resolve_intensity
 from dbsam.preprocess.volume import Volume
 from dbsam_training.data.case import Case, CaseError, Source, Structure, check_names, ignored_voxels
@@ -335,7 +334,6 @@ class _Objects:
             mask = mask & ~self._unknown
         scores = score_masks(structure.mask_KJI, mask, self._case.spacing_ijk_mm)
         truths, masks = slice_stack(structure.mask_KJI, self._axis), slice_stack(mask, self._axis)
-        areas = {index: int(np.count_nonzero(masks[index])) for index in found.predicted_iou}
         if self._kind.shape != "clicks":  # a clicked mask is another question than the one that is asked by a box
             name, case, model = self._info.name, self._case.name, segmenter.name
             self.result.judgements += [
@@ -353,7 +351,7 @@ class _Objects:
             dsc=scores.dsc,
             nsd=scores.nsd,
             draw=self._draw,
-            expected_iou=expected_iou((found.predicted_iou[index], area) for index, area in areas.items()),
+            warned=found.warned,
         )
 
     def example(

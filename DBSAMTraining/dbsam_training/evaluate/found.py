@@ -16,10 +16,12 @@ class Found(NamedTuple):
     Attributes:
         mask_KJI: (K,J,I).
         predicted_iou: the model's estimate by slice index, of slices with a mask; empty for what estimates nothing.
+        warned: whether the engine says that it is likely wrong; None where it was not the engine that found it.
     """
 
     mask_KJI: BoolArray
     predicted_iou: Mapping[int, float] = {}
+    warned: bool | None = None
 
 
 class Segmenter(Protocol):

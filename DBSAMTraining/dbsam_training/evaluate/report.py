@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dbsam.inference.calibration import DOUBTFUL_IOU
 from dbsam_training.evaluate.bootstrap import Comparison, Mean, group_by
 from dbsam_training.evaluate.clicks import GOALS
 from dbsam_training.evaluate.evaluate import CLICKS_SHOWN, Evaluation
@@ -160,8 +159,8 @@ def _calibration_section(summary: Summary) -> list[str]:
     return [
         "## How well the models judge their masks",
         "Expected calibration error of the predicted IoU of slices, in ten bins, each data set counting the same; "
-        "corrected: by a rising curve fitted on the other half of the cases. A user is warned of an object whose "
-        f"expected IoU (mean over its slices by area) is below {DOUBTFUL_IOU:g}. All figures in percent.",
+        "corrected: by a rising curve fitted on the other half of the cases. Of an object that the "
+        "engine calls likely wrong, a user is warned. All figures in percent.",
         _table(["model", "slices", "error", "corrected", "DSC < 50: warned of", "DSC > 80: warned of"], rows),
         "![Calibration](calibration.png)",
     ]

@@ -139,7 +139,7 @@ class ModelSegmenter:
 
 def _found(result: VolumeSegmentation) -> Found:
     estimates = {report.index: report.predicted_iou for report in result.slices if report.area_pixels}
-    return Found(result.labelmap_KJI() > 0, estimates)
+    return Found(result.labelmap_KJI() > 0, estimates, result.likely_wrong)
 
 
 def load_segmenters(
