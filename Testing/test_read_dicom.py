@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from dicom_files import (
     Frame,
     Items,
@@ -257,6 +258,20 @@ def test_public_files_of_every_encoding_have_the_values_of_an_independent_reader
     if "ImagePositionPatient" in content:
         x, y, z = map(float, content.ImagePositionPatient)
         np.testing.assert_allclose(volume.geometry.ijk_to_ras[:3, 3], [-x, -y, z], atol=1e-6)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.uint16])
+def test_lossless_jpegs_keep_every_value(tmp_path, compressor, dtype):
+    limits = np.iinfo(dtype)
+    values = np.random.default_rng(0).integers(limits.min, limits.max, (1, 32, 24), endpoint=True).astype(dtype)
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(tmp_path / "a.dcm"))
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.Execute(sitk.GetImageFromArray(values))
+    assert "Lossless" in pydicom.dcmread(tmp_path / "a.dcm").file_meta.TransferSyntaxUID.name
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, values)
 
 
 REFUSED = {
