@@ -110,7 +110,8 @@ def test_nothing_is_set_outside_the_box_or_on_other_slices(name: str) -> None:
     allowed[2:4, 5:16, 4:21] = True
     prompts = [{k: np.array([3.5, 4.5, 20.5, 15.5]) for k in (2, 3)}]
     ((in_slices, *_),) = BASELINES[name]().segment_slices(volume, 2, prompts)
-    ((in_roi, *_),) = BASELINES[name]().segment_rois(volume, 2, [OrientedBox.from_ijk((4, 5, 2), (20, 15, 3), geometry)])
+    box = OrientedBox.from_ijk((4, 5, 2), (20, 15, 3), geometry)
+    ((in_roi, *_),) = BASELINES[name]().segment_rois(volume, 2, [box])
     for found in (in_slices, in_roi):
         assert found.any()
         assert not (found & ~allowed).any()
