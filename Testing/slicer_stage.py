@@ -22,7 +22,7 @@ def block_mask():
 
 
 def block_volume(name="block"):
-    return scenes.add_volume(slicer.mrmlScene, np.where(block_mask(), 300, -500).astype(np.int16), name=name)
+    return scenes.add_volume(slicer.mrmlScene, np.where(block_mask(), 150, -1000).astype(np.int16), name=name)
 
 
 def block_roi(name="bright"):

@@ -17,8 +17,8 @@ SHAPE = (8, 30, 32)
 
 
 def block_voxels(i):
-    voxels = np.full(SHAPE, -500, np.int16)
-    voxels[2:6, 8:20, i : i + 10] = 300
+    voxels = np.full(SHAPE, -1000, np.int16)
+    voxels[2:6, 8:20, i : i + 10] = 150
     return voxels
 
 

@@ -21,8 +21,8 @@ LONGEST_PAUSE_SECONDS = 0.05
 
 
 def block_volume(scene):
-    voxels = np.full(SHAPE, -500, np.int16)
-    voxels[2:10, 8:24, 8:24] = 300
+    voxels = np.full(SHAPE, -1000, np.int16)
+    voxels[2:10, 8:24, 8:24] = 150
     return scenes.add_volume(scene, voxels)
 
 
@@ -192,8 +192,8 @@ def test_the_main_thread_is_never_held_up_in_a_run_of_100_slices():
     from DBSAMSegmentLib.Run.Runner import SegmentationRunner
 
     scene = scenes.new_scene()
-    voxels = np.full((120, 256, 256), -500, np.int16)
-    voxels[10:110, 64:192, 64:192] = 300
+    voxels = np.full((120, 256, 256), -1000, np.int16)
+    voxels[10:110, 64:192, 64:192] = 150
     volume = scenes.add_volume(scene, voxels)
     segmentation = scenes.add_segmentation(scene, volume, ["target"])
     roi = scenes.add_roi(scene, (127.5, 127.5, 59.5), (140, 140, 110))

@@ -18,7 +18,7 @@ from dbsam.progress import Cancelled, CancelToken
 SHAPE = (20, 40, 50)
 
 
-def bright_block(shape=SHAPE, k=(4, 14), j=(10, 25), i=(12, 30), low=-500, high=300):
+def bright_block(shape=SHAPE, k=(4, 14), j=(10, 25), i=(12, 30), low=-1000, high=150):
     voxels = np.full(shape, low, np.int16)
     voxels[slice(*k), slice(*j), slice(*i)] = high
     return voxels
@@ -84,7 +84,7 @@ def test_a_new_segment_gets_the_rois_name_and_a_second_run_goes_to_the_same(scen
 
 def test_several_rois_make_several_segments_and_one_undo_state(scene, runner):
     voxels = bright_block()
-    voxels[2:6, 30:38, 35:48] = 300
+    voxels[2:6, 30:38, 35:48] = 150
     volume = scenes.add_volume(scene, voxels)
     segmentation = scenes.add_segmentation(scene, volume)
     rois = [roi_around_block(scene, "a"), scenes.add_roi(scene, (41, 33.5, 3.5), (15, 10, 6), "b")]
@@ -302,7 +302,7 @@ def test_rotated_volume_rotated_roi_and_finer_segmentation_meet_in_world(scene, 
     center = np.array([23.5, 23.5, 11.5]) @ OBLIQUE[:3, :3].T
     radius = 12.0
     volume = scenes.add_volume(
-        scene, np.where(np.linalg.norm(points - center, axis=-1) <= radius, 300, -500).astype(np.int16), OBLIQUE
+        scene, np.where(np.linalg.norm(points - center, axis=-1) <= radius, 150, -1000).astype(np.int16), OBLIQUE
     )
     volumeToWorld = scenes.rotation("y", 30)
     volumeToWorld[:3, 3] = (3, -4, 5)

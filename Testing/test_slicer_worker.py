@@ -106,8 +106,8 @@ def test_torch_is_never_in_the_applications_process_whatever_was_used(tmp_path):
 
 
 def block_volume(scene):
-    voxels = np.full(SHAPE, -500, np.int16)
-    voxels[3:9, 9:24, 8:25] = 300
+    voxels = np.full(SHAPE, -1000, np.int16)
+    voxels[3:9, 9:24, 8:25] = 150
     return scenes.add_volume(scene, voxels)
 
 

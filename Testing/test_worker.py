@@ -41,7 +41,7 @@ SHAPE = (20, 40, 50)
 BOX = OrientedBox(np.array([20.5, 17.0, 8.5]), np.diag([11.0, 9.5, 7.0]))
 
 
-def bright_block(low=-500, high=300):
+def bright_block(low=-1000, high=150):
     voxels = np.full(SHAPE, low, np.int16)
     voxels[4:14, 10:25, 12:30] = high
     return Volume(voxels, ImageGeometry.from_spacing((1, 1, 1), SHAPE[::-1]))
@@ -129,7 +129,7 @@ def test_a_volume_is_sent_once_and_again_when_it_has_changed(client, monkeypatch
     sent = []
     whole = module._parts
     monkeypatch.setattr(module, "_parts", lambda voxels: sent.append(voxels.shape) or whole(voxels))
-    for volume in (VOLUME, VOLUME, bright_block(high=200), VOLUME):
+    for volume in (VOLUME, VOLUME, bright_block(high=120), VOLUME):
         job = client.submit(segment_job(volume))
         client.wait_for(job)
         assert job.error is None
@@ -142,7 +142,7 @@ def test_a_volume_is_sent_once_and_again_when_it_has_changed(client, monkeypatch
         np.asfortranarray(VOLUME.voxels),
         np.repeat(np.where(VOLUME.voxels > 0, 250, 5).astype(np.uint8)[..., None], 4, -1)[..., :3],
         VOLUME.voxels.astype(np.float64),
-        np.pad(VOLUME.voxels, ((0, 0), (0, 300), (0, 400)), constant_values=-500),
+        np.pad(VOLUME.voxels, ((0, 0), (0, 300), (0, 400)), constant_values=-1000),
     ],
     ids=["transposed", "colour", "floating point", "several megabytes"],
 )
@@ -464,7 +464,7 @@ def test_the_application_never_waits_for_a_worker_that_hangs(client, rule):
     process = started(client)
     os.kill(process, signal.SIGSTOP)
     large = np.zeros((200, 512, 512), np.int16)
-    large[90:110, 200:300, 200:300] = 300
+    large[90:110, 200:300, 200:300] = 150
     volume = Volume(large, ImageGeometry.from_spacing((1, 1, 1), (512, 512, 200)))
     box = OrientedBox(np.array([250.0, 250.0, 100.0]), np.diag([60.0, 60.0, 12.0]))
     job = client.submit(segment_job(volume, boxes=(box,)))

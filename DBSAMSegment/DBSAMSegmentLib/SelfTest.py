@@ -20,7 +20,7 @@ def brightBlockScene() -> tuple[Any, Any, Any, np.ndarray]:
     """A volume with a bright block, an ROI around it, an empty segmentation, and the block as (K, J, I) mask."""
     block = np.zeros((16, 40, 48), bool)
     block[4:12, 10:28, 12:34] = True
-    voxels = np.where(block, 300, -500).astype(np.int16)
+    voxels = np.where(block, 150, -1000).astype(np.int16)
     image = vtk.vtkImageData()
     image.SetDimensions(48, 40, 16)
     image.AllocateScalars(vtk.VTK_SHORT, 1)
