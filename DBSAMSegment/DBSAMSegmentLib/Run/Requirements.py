@@ -13,13 +13,14 @@ REQUIREMENTS = {
     "segment-anything": "segment-anything>=1.0",
     "safetensors": "safetensors>=0.4",
 }
-# What a training in Slicer needs beside these, of the extra "train" in pyproject.toml.
+# What a training in Slicer needs beside these, of pyproject.toml: the extra "train", and what reads NIfTI.
 TRAINING_REQUIREMENTS = {
     "lightning-fabric": "lightning-fabric>=2.4",
     "PyYAML": "PyYAML>=6",
     "pydantic": "pydantic>=2.7",
     "tqdm": "tqdm>=4.66",
     "matplotlib": "matplotlib>=3.8",
+    "nibabel": "nibabel>=5",
     "Pillow": "Pillow>=10",
 }
 _IMPORT_NAMES = {
