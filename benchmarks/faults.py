@@ -182,6 +182,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=40, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", help="of segments, labelmap, export, download, batch; all by default")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["no_proxy"] = "127.0.0.1"
@@ -189,6 +190,8 @@ def main() -> None:
     predictor = dbsam.load_predictor("compact", "cpu")
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url:
         for writing in writings(Path(folder), url, lambda: predictor):
+            if options.kinds and writing.name not in options.kinds:
+                continue
             found = kill_at_random(writing, options.kills, chance)
             rows.append((writing.name, *map(str, (found.kills, found.in_time, found.old, found.new))))
     print_table(

@@ -19,7 +19,10 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).resolve().parent
-SCRIPTS = ("compact_latency", "volume_latency", "scaling", "startup", "encoder_vs_sam", "training_step")
+SCRIPTS = (
+    "compact_latency", "volume_latency", "scaling", "startup", "encoder_vs_sam", "training_step", "repeatability",
+    "endurance", "faults",
+)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "SimpleITK")
 HEAD = """# Benchmarks
 
