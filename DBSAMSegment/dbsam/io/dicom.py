@@ -73,21 +73,6 @@ _FACTS = {
 }
 
 
-@dataclass(frozen=True)
-class DicomSeries:
-    """One series in a DICOM folder.
-
-    Attributes:
-        uid: SeriesInstanceUID.
-        description: Modality and SeriesDescription, as far as the files tell.
-        files: Its files, by name.
-    """
-
-    uid: str
-    description: str
-    files: tuple[str, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One image of a file.
@@ -128,14 +113,6 @@ def holds_image(path: Path) -> bool:
     return path.is_file() and is_dicom(path) and _no_image(_content(path)) is None
 
 
-def list_series(folder: Path) -> list[DicomSeries]:
-    """The image series in a folder (its subfolders are not searched), largest first."""
-    return [
-        DicomSeries(uid, _describe(files[0][1]), tuple(str(path) for path, _ in files))
-        for uid, files in _by_series(folder)[0].items()
-    ]
-
-
 def read_dicom(path: Path, choice: Choice) -> ImageFile:
     """Read a DICOM file, or one series of a folder, as a volume.
 
@@ -148,7 +125,7 @@ def read_dicom(path: Path, choice: Choice) -> ImageFile:
     """
     try:
         frames = chosen_frames(path, choice)
-        voxels = np.stack([_pixels(frame) for frame in _preloaded(frames)])
+        voxels = np.stack([_pixels(frame) for frame in _one_by_one(frames)])
     except (ImageFileError, MemoryError):
         raise
     except Exception as error:  # values are parsed when they are asked for, and damaged ones raise nearly anything
@@ -457,8 +434,8 @@ def _pixel_spacing(content: Dataset, frame: Frame) -> tuple[float, float] | None
     return None
 
 
-def _preloaded(frames: Sequence[Frame]) -> Iterator[Frame]:
-    """The frames, each with its voxels; of a file with one frame they are let go afterwards."""
+def _one_by_one(frames: Sequence[Frame]) -> Iterator[Frame]:
+    """The frames; the voxels of a file with one frame are let go after it, so that they lie in memory once."""
     for frame in frames:
         yield frame
         if frame.count == 1:
