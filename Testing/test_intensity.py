@@ -5,7 +5,7 @@ import pytest
 from threshold_predictor import ThresholdPredictor
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
-from dbsam.inference.segmenter import Volume, VolumeSegmenter
+from dbsam.inference.segmenter import SliceBoxes, Volume, VolumeSegmenter
 from dbsam.preprocess.intensity import CT_WINDOWS, IntensityRule, IntensityWindow, resolve_intensity, window_in_box
 
 
@@ -178,3 +178,6 @@ def test_each_box_of_a_ct_has_its_own_window() -> None:
         assert result.cache_hits == 8  # what was prepared has the same window
         names.append(result.intensity.name)
     assert names == ["ct-lung", "ct-soft-tissue", "ct-lung"]
+    lung = OrientedBox.from_ijk((8, 8, 0), (52, 32, 7), volume.geometry)
+    wall = SliceBoxes(2, {3: (31.0, 8.0, 32.0, 30.0)}, clip=lung)  # a rectangle without lung, in the lung's box
+    assert engine.segment(volume, wall).intensity.name == "ct-lung"

@@ -198,7 +198,7 @@ class VolumeSegmenter:
         plan = PromptPlan(prompt, volume.geometry, _axis_of(prompt, volume.geometry, axis))
         start = plan.start_slice(start_slice)
         cancel.raise_if_cancelled()
-        values = _values_in(volume, plan)
+        values = _values_in(volume, prompt, plan)
         window = self._window(volume, intensity, values)
         work = self._work(volume, plan, window, "segmenting", progress, cancel)
         extent = plan.extent_ijk()
@@ -361,7 +361,7 @@ class VolumeSegmenter:
         else:
             plan = PromptPlan(prompt, geometry, axis_index)
             boxes = plan.boxes_xyxy
-            window = self._window(volume, intensity, _values_in(volume, plan))
+            window = self._window(volume, intensity, _values_in(volume, prompt, plan))
         middle = list(boxes)[len(boxes) // 2]
         wanted = sorted(boxes, key=lambda n: (abs(n - middle), n)) if slice_indices is None else list(slice_indices)
         missing = [index for index in wanted if index not in boxes]
@@ -433,8 +433,10 @@ def _axis_of(prompt: Prompt, geometry: ImageGeometry, axis: str | int) -> int:
     return drawn_on
 
 
-def _values_in(volume: Volume, plan: PromptPlan) -> NDArray[np.generic]:
-    """The voxels that may be set: (N,), or (N, 3) in colour."""
+def _values_in(volume: Volume, prompt: Prompt, plan: PromptPlan) -> NDArray[np.generic]:
+    """The voxels in a box, (N,), or (N, 3) in colour: a slice of a box is shown as the whole box is."""
+    if isinstance(prompt, SliceBoxes) and prompt.clip is not None:
+        plan = PromptPlan(prompt.clip, volume.geometry, plan.axis)
     cut = plan.window.slices
     return np.concatenate(
         [slice_of(volume.voxels, plan.axis, index)[cut][plan.inside(index)] for index in plan.indices]
