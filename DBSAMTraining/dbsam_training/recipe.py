@@ -121,6 +121,7 @@ class PromptOptions:
         context: Side of the region over the box's longer side.
         context_jitter: Factors between which the context varies.
         whole_slice: Feed the whole slice instead of the region.
+        click_rounds: Shares of the steps on which the box's masks are corrected by no, one, two, ... simulated clicks.
     """
 
     paper: Share = 1.0
@@ -129,8 +130,14 @@ class PromptOptions:
     context: Positive = 1.75
     context_jitter: tuple[Positive, Positive] = (0.85, 1.5)
     whole_slice: Flag = True
+    click_rounds: tuple[Share, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        if abs(sum(self.click_rounds) - 1) > 1e-6:
+            raise SettingError(
+                f"prompts.click_rounds is {list(self.click_rounds)}: give shares that sum to 1, for no, one, two, ... "
+                "clicks."
+            )
         if self.paper + self.loose + self.cut > 1 + 1e-9:
             raise SettingError(
                 f"prompts: the shares paper {self.paper:g}, loose {self.loose:g} and cut {self.cut:g} must not exceed "
@@ -181,6 +188,7 @@ class OptimizerOptions:
 
     Attributes:
         learning_rate: The peak rate.
+        base_learning_rate_factor: Factor of the rate of what comes from the base, such as the mask decoder.
         weight_decay: Of matrices and kernels; vectors are not decayed.
         betas: AdamW's.
         warm_up_epochs: Length of the warm-up in epochs.
@@ -192,6 +200,7 @@ class OptimizerOptions:
     """
 
     learning_rate: NotNegative = 1e-4
+    base_learning_rate_factor: NotNegative = 1.0
     weight_decay: NotNegative = 0.01
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     warm_up_epochs: NotNegative = 0.0

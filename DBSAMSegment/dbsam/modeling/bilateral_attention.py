@@ -31,15 +31,28 @@ class CrossAttentionLayer(nn.Module):
 
 
 class BilateralCrossAttention(nn.Module):
-    """Both directions at once: deep features query shallow ones and shallow ones query deep ones."""
+    """Both directions at once: deep features query shallow ones and shallow ones query deep ones.
+
+    Where nothing reads the shallow ones any more, `last` leaves out their side.
+    """
 
     def __init__(
-        self, dim: int, heads: int, points: int, feed_forward_ratio: float, dropout: float, drop_path: float
+        self,
+        dim: int,
+        heads: int,
+        points: int,
+        feed_forward_ratio: float,
+        dropout: float,
+        drop_path: float,
+        last: bool = False,
     ) -> None:
         super().__init__()
         self.vit_side = CrossAttentionLayer(dim, heads, points, feed_forward_ratio, dropout, drop_path)
-        self.conv_side = CrossAttentionLayer(dim, heads, points, feed_forward_ratio, dropout, drop_path)
+        self.conv_side: CrossAttentionLayer | None = None
+        if not last:
+            self.conv_side = CrossAttentionLayer(dim, heads, points, feed_forward_ratio, dropout, drop_path)
 
     def forward(self, deep: Tensor, shallow: Tensor) -> tuple[Tensor, Tensor]:
         """Exchange between F_d and F_s, each (B, H, W, C)."""
-        return self.vit_side(deep, shallow), self.conv_side(shallow, deep)
+        exchanged = shallow if self.conv_side is None else self.conv_side(shallow, deep)
+        return self.vit_side(deep, shallow), exchanged

@@ -17,15 +17,20 @@ class DBSAMConfig:
 
     Attributes:
         system: Name under which the system is selected.
+        backbone: The ViT branch: SAM's ("vit") or LiteMedSAM's ("tiny_vit"), whose sizes are the `stage_` settings.
         image_size: Side of the ViT branch's square input, in pixels.
         patch_size: Side of a ViT token, in pixels.
-        embed_dim: Channels of a token.
-        depth: Attention blocks of the ViT branch.
+        embed_dim: Channels of a token (of a TinyViT, of its last stage).
+        depth: Attention blocks of the ViT branch; of a TinyViT, those on the embedding's grid, where adapters sit.
         num_heads: Heads of each attention block.
         mlp_ratio: Hidden over token channels in each block's feed-forward layer.
         window_size: Side of the windows of local attention, in tokens.
         global_attn_indexes: Blocks whose attention spans all tokens.
         use_rel_pos: Whether attention adds SAM's decomposed relative positions.
+        stage_channels: Channels of each stage of a TinyViT.
+        stage_blocks: Blocks of each stage; the first stage's are convolutions.
+        stage_heads: Heads of each further stage.
+        stage_windows: Sides of the windows of each further stage, in tokens.
         channel_attention: Where channel attention blocks (eq. 1) sit: after every attention block (the paper's text),
             one at each stage's end (the released configuration), or nowhere.
         squeeze_ratio: Reduction of squeeze-and-excitation inside a channel attention block.
@@ -48,27 +53,31 @@ class DBSAMConfig:
         decoder_heads: Heads of the two-way transformer.
         decoder_mlp_dim: Hidden channels of the two-way transformer.
         iou_head_hidden_dim: Hidden channels of the predicted-IoU head.
-        high_res_features: Whether the convolution branch's early maps are added while the mask decoder upscales.
+        high_res_features: Whether the convolution branch's maps at two and four times the token grid are added while
+            the mask decoder upscales.
         decoder_refinement: Whether 3x3 convolutions follow each step of the mask decoder's upscaling.
-        full_res_channels: Channels of the convolution branch's map at its input's resolution, with which the decoder
-            upscales once more; 0 for SAM's logits at a quarter of the input's resolution.
+        full_res_channels: Channels of the convolution branch's map at its input's resolution; 0 for none. With three
+            strided convolutions the decoder upscales once more for it, to eight times the token grid.
         box_mask_prompt: Whether a box is also given to SAM's mask input, as its filled rectangle.
         pixel_norm: "sam" subtracts SAM's pixel mean and divides by its std; "region" standardises the input by the mean
-            and standard deviation of its own pixels, so that brightness and contrast of a scanner drop out.
+            and standard deviation of its own pixels, so that brightness and contrast of a scanner drop out; "range"
+            maps its least and greatest pixel to 0 and 1 (LiteMedSAM).
         input_region: What part of a slice the network sees: "pad" (whole slice, longer side to `image_size`, as SAM),
             "stretch" (whole slice to a square, as MedSAM and DB-SAM) or "box" (the box with `box_context`).
         box_context: Side of the region over the longer side of the box, with `input_region` "box".
         source_grid: Side in pixels to which the slice is reduced before it is enlarged to `image_size`, as in training
             on the paper's images of 256x256; 0 for straight from the slice. Only with `input_region` "stretch".
         slice_channels: Input channels of a grey slice: "repeat" or "neighbours" (the slice before, itself, the next).
-        trained_clicks: Whether training held clicks and the former mask as prompts, so that they mean something.
         train_vit: Whether the ViT branch is trained.
         train_neck: Whether SAM's neck is trained (released configuration: yes).
         train_prompt_encoder: Whether the prompt encoder is trained.
+        trained_clicks: Whether points and a former mask are prompts that the network was trained with; then the prompt
+            encoder's embeddings of points and masks are trained, and those of boxes stay.
         train_adapters: Whether the adapters are trained.
     """
 
     system: str = "dbsam"
+    backbone: Literal["vit", "tiny_vit"] = "vit"
     image_size: int = 1024
     patch_size: int = 16
     embed_dim: int = 768
@@ -78,6 +87,10 @@ class DBSAMConfig:
     window_size: int = 14
     global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
     use_rel_pos: bool = True
+    stage_channels: tuple[int, ...] = ()
+    stage_blocks: tuple[int, ...] = ()
+    stage_heads: tuple[int, ...] = ()
+    stage_windows: tuple[int, ...] = ()
     channel_attention: Literal["block", "stage", "none"] = "block"
     squeeze_ratio: int = 16
     bilateral: bool = True
@@ -103,7 +116,7 @@ class DBSAMConfig:
     decoder_refinement: bool = False
     full_res_channels: int = 0
     box_mask_prompt: bool = False
-    pixel_norm: Literal["sam", "region"] = "sam"
+    pixel_norm: Literal["sam", "region", "range"] = "sam"
     input_region: Literal["pad", "stretch", "box"] = "stretch"
     box_context: float = 1.75
     source_grid: int = 0
@@ -123,10 +136,19 @@ class DBSAMConfig:
                 f"grid with {len(self.conv_channels)} convolutions of stride 2: "
                 f"use {self.grid_size * 2 ** len(self.conv_channels)}."
             )
-        if self.high_res_features and not (self.uses_conv_branch and len(self.conv_channels) >= 3):
-            raise ValueError("high_res_features needs a convolution branch with at least three strided convolutions.")
-        if self.full_res_channels and not (self.high_res_features and len(self.conv_channels) == 3):
-            raise ValueError("full_res_channels needs high_res_features and three strided convolutions.")
+        finer_maps = len(self.conv_channels) - 1 + bool(self.full_res_channels)
+        if self.high_res_features and not (self.uses_conv_branch and finer_maps >= 2):
+            raise ValueError(
+                "high_res_features needs a convolution branch with maps at two and four times the token grid: three "
+                "strided convolutions, or two and full_res_channels."
+            )
+        if self.full_res_channels and not (self.high_res_features and len(self.conv_channels) in (2, 3)):
+            raise ValueError("full_res_channels needs high_res_features and two or three strided convolutions.")
+        if self.backbone == "tiny_vit" and not (
+            len(self.stage_channels) == len(self.stage_blocks) == len(self.stage_heads) + 1 == 4
+            and len(self.stage_windows) == len(self.stage_heads)
+        ):
+            raise ValueError("A tiny_vit has four stages, of which the last three have heads and windows.")
         if self.source_grid < 0 or (self.source_grid and self.input_region != "stretch"):
             raise ValueError(
                 f"source_grid {self.source_grid} with input_region {self.input_region!r}: a grid of whole pixels needs "
@@ -144,9 +166,21 @@ class DBSAMConfig:
         return 4 * self.grid_size
 
     @property
+    def upscales_thrice(self) -> bool:
+        """Whether the decoder goes on to eight times the token grid, for a map of that size."""
+        return self.full_res_channels > 0 and len(self.conv_channels) == 3
+
+    @property
     def low_res_size(self) -> int:
         """Side of the low-res logits: SAM's decoder upscales the token grid four times, ours once more if asked to."""
-        return (8 if self.full_res_channels else 4) * self.grid_size
+        return (8 if self.upscales_thrice else 4) * self.grid_size
+
+    @property
+    def block_channels(self) -> tuple[int, ...]:
+        """Channels of the tokens after each attention block on the grid of the image embedding."""
+        if self.backbone == "vit":
+            return (self.embed_dim,) * self.depth
+        return tuple(c for c, n in zip(self.stage_channels[2:], self.stage_blocks[2:], strict=True) for _ in range(n))
 
     @property
     def uses_conv_branch(self) -> bool:
@@ -225,6 +259,45 @@ _COMPACT = DBSAMConfig(
     train_prompt_encoder=True,
 )
 
+_LITE = DBSAMConfig(
+    system="dbsam-lite",
+    backbone="tiny_vit",
+    image_size=256,
+    patch_size=4,
+    embed_dim=320,
+    depth=8,
+    stage_channels=(64, 128, 160, 320),
+    stage_blocks=(2, 2, 6, 2),
+    stage_heads=(4, 5, 10),
+    stage_windows=(7, 14, 7),
+    channel_attention="stage",
+    squeeze_ratio=8,
+    stage_ends=(5, 7),
+    deformable_heads=5,
+    feed_forward_ratio=1.0,
+    fusion_ratio=8,
+    fusion_gate_init=4.0,
+    conv_channels=(32, 96),
+    conv_stage_depth=1,
+    adapter_dropout=0.0,
+    drop_path=0.0,
+    high_res_features=True,
+    full_res_channels=16,
+    pixel_norm="range",
+    input_region="box",
+    trained_clicks=True,
+)
+_LITE_DECODER = replace(
+    _LITE,
+    system="dbsam-lite-decoder",
+    channel_attention="none",
+    bilateral=False,
+    fusion=False,
+    high_res_features=False,
+    full_res_channels=0,
+    train_neck=False,
+)
+
 SYSTEMS: Mapping[str, DBSAMConfig] = {
     "sam": _SAM,
     "medsam": replace(_SAM, system="medsam", input_region="stretch"),
@@ -232,8 +305,17 @@ SYSTEMS: Mapping[str, DBSAMConfig] = {
     "dbsam-channel-attention": replace(_PAPER, system="dbsam-channel-attention", bilateral=False, fusion=False),
     "dbsam-bilateral": replace(_PAPER, system="dbsam-bilateral", fusion=False),
     "compact": _COMPACT,
+    "medsam-lite": replace(
+        _LITE_DECODER, system="medsam-lite", input_region="pad", trained_clicks=False, train_adapters=False
+    ),
+    "dbsam-lite": _LITE,
+    "dbsam-lite-decoder": _LITE_DECODER,
+    "dbsam-lite-channel-attention": replace(
+        _LITE_DECODER, system="dbsam-lite-channel-attention", channel_attention="stage", train_neck=True
+    ),
+    "dbsam-lite-bilateral": replace(_LITE, system="dbsam-lite-bilateral", fusion=False),
 }
-"""The systems of the paper's Tables 1 and 3 and our compact one, by name."""
+"""The systems of the paper's Tables 1 and 3, the same on LiteMedSAM, and our compact one, by name."""
 
 
 def named_config(name: str) -> DBSAMConfig:

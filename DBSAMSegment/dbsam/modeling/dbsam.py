@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dbsam.modeling.config import DBSAMConfig
-from dbsam.modeling.image_encoder import DualBranchImageEncoder
+from dbsam.modeling.image_encoder import DualBranchImageEncoder, TinyViTImageEncoder
 from dbsam.modeling.mask_decoder import MaskDecoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -38,7 +40,11 @@ class DBSAM(nn.Module):
         super().__init__()
         self.config = config
         grid = (config.grid_size, config.grid_size)
-        self.image_encoder = DualBranchImageEncoder(config)
+        self.image_encoder: DualBranchImageEncoder | TinyViTImageEncoder
+        if config.backbone == "tiny_vit":
+            self.image_encoder = TinyViTImageEncoder(config)
+        else:
+            self.image_encoder = DualBranchImageEncoder(config)
         self.prompt_encoder = PromptEncoder(
             embed_dim=config.prompt_embed_dim,
             image_embedding_size=grid,
@@ -58,6 +64,11 @@ class DBSAM(nn.Module):
         for adapter in encoder.adapters():
             adapter.requires_grad_(config.train_adapters)
         self.prompt_encoder.requires_grad_(config.train_prompt_encoder)
+        if config.trained_clicks:
+            prompts = self.prompt_encoder
+            exclude, include = prompts.point_embeddings[:2]  # the others are a box's corners
+            for part in (exclude, include, prompts.not_a_point_embed, prompts.mask_downscaling):
+                part.requires_grad_(True)
 
     def normalise(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """Pixel values to network input.
@@ -73,6 +84,11 @@ class DBSAM(nn.Module):
             normalised = (images - self.pixel_mean) / self.pixel_std
             return normalised if valid is None else normalised * valid
         weight = torch.ones_like(images[:, :1]) if valid is None else valid
+        if self.config.pixel_norm == "range":
+            inside = weight > 0
+            low = images.masked_fill(~inside, 255.0).amin((1, 2, 3), keepdim=True)
+            high = images.masked_fill(~inside, 0.0).amax((1, 2, 3), keepdim=True)
+            return (images - low) / (high - low).clamp_min(1.0) * weight
         count = weight.sum((1, 2, 3), keepdim=True).clamp_min(1.0) * images.shape[1]
         mean = (images * weight).sum((1, 2, 3), keepdim=True) / count
         variance = ((images - mean).square() * weight).sum((1, 2, 3), keepdim=True) / count
@@ -84,24 +100,66 @@ class DBSAM(nn.Module):
         embedding, features = self.image_encoder.forward_features(self.normalise(images, valid))
         return EncodedImages(embedding, tuple(features) if self.config.high_res_features else ())
 
-    def decode(self, encoded: EncodedImages, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode one box prompt for each of N masks.
+    def decode(
+        self,
+        encoded: EncodedImages,
+        boxes_xyxy: Tensor,
+        points_xy: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode one prompt for each of N masks.
 
         Args:
-            encoded: Of N images, or of one image for all boxes.
+            encoded: Of N images, or of one image for all prompts.
             boxes_xyxy: (N, 4) in input pixels, pixel centres at integers.
+            points_xy: Clicks (N, P, 2) in input pixels.
+            point_labels: (N, P), 1 to include, 0 to exclude, -1 for no click.
+            mask_prompt: Low-res logits of a former mask, (N, 1, h, w); scaled to the prompt encoder's mask input.
 
         Returns:
             Low-res logits (N, low_res_size, low_res_size) and predicted IoU (N,).
         """
-        masks = self._filled_boxes(boxes_xyxy) if self.config.box_mask_prompt else None
-        sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy, masks=masks)
+        size = (self.config.mask_prompt_size, self.config.mask_prompt_size)
+        if mask_prompt is None and self.config.box_mask_prompt:
+            mask_prompt = self._filled_boxes(boxes_xyxy)
+        elif mask_prompt is not None and mask_prompt.shape[-2:] != size:
+            mask_prompt = F.interpolate(mask_prompt.float(), size, mode="bilinear", align_corners=False, antialias=True)
+        points = None
+        if points_xy is not None:
+            assert point_labels is not None, "points have labels"
+            points = (points_xy, point_labels)
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes_xyxy, masks=mask_prompt)
         image_pe = self.prompt_encoder.get_dense_pe()
         return self.mask_decoder.decode(encoded.image_embedding, encoded.high_res_features, image_pe, sparse, dense)
 
-    def forward(self, images: Tensor, boxes_xyxy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One box an image, with gradients: the training step's network."""
-        return self.decode(self.encode(images, valid), boxes_xyxy)
+    def forward(
+        self,
+        images: Tensor,
+        boxes_xyxy: Tensor,
+        valid: Tensor | None = None,
+        correct: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        rounds: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """One box an image, with gradients: the training step's network.
+
+        Args:
+            images: (B, 3, S, S), 0..255.
+            boxes_xyxy: (B, 4) in input pixels.
+            valid: See `normalise`.
+            correct: Returns all clicks so far, as `decode` takes them, for the low-res logits of the round before.
+            rounds: How often it is asked; each round's mask prompt is the mask of the round before.
+
+        Returns:
+            Low-res logits and predicted IoU of the box, followed by those of each round: ((1 + rounds) B, ...).
+        """
+        encoded = self.encode(images, valid)
+        results = [self.decode(encoded, boxes_xyxy)]
+        for _ in range(rounds):
+            assert correct is not None, "rounds need clicks"
+            before = results[-1][0].detach()
+            results.append(self.decode(encoded, boxes_xyxy, *correct(before), before.unsqueeze(1)))
+        return torch.cat([logits for logits, _ in results]), torch.cat([iou for _, iou in results])
 
     def _filled_boxes(self, boxes_xyxy: Tensor) -> Tensor:
         """Share of each cell of the mask prompt that lies in the box, as (N, 1, 4 grid, 4 grid) between -1 and 1."""

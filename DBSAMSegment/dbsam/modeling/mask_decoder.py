@@ -30,9 +30,8 @@ class MaskDecoder(SamMaskDecoder):
     """segment_anything's decoder, which takes as many images as prompts or one image for all prompts.
 
     Same keys, same arithmetic. With `high_res_features` it adds a 1x1 projection of the convolution branch's maps at
-    two and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps; with
-    `full_res_channels` it upscales once more, to eight times the grid. `decoder_refinement` lets convolutions follow
-    each step.
+    two and four times the token grid while upscaling, as SAM 2 does with its backbone's early maps; where the branch
+    has a map at eight times the grid, it upscales once more. `decoder_refinement` lets convolutions follow each step.
     """
 
     def __init__(self, config: DBSAMConfig) -> None:
@@ -47,15 +46,18 @@ class MaskDecoder(SamMaskDecoder):
             ),
             iou_head_hidden_dim=config.iou_head_hidden_dim,
         )
-        self.full_res = config.full_res_channels > 0
+        self.upscales_thrice = config.upscales_thrice
         self.high_res_projections = nn.ModuleList()
         widths = [dim // 4, dim // 8]
-        if config.high_res_features:
-            finer, coarser = config.conv_channels[-3], config.conv_channels[-2]
-            self.high_res_projections.extend([nn.Conv2d(coarser, widths[0], 1), nn.Conv2d(finer, widths[1], 1)])
-        if self.full_res:
+        if self.upscales_thrice:
             widths.append(dim // 8)
-            self.high_res_projections.append(nn.Conv2d(config.full_res_channels, dim // 8, 1))
+        if config.high_res_features:
+            finest = [config.full_res_channels] if config.full_res_channels else []
+            channels = [*finest, *config.conv_channels[:-1]][::-1]
+            self.high_res_projections.extend(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths, strict=False))
+        if not config.train_vit:  # on a base that was trained, what is added starts as nothing
+            for weight in self.high_res_projections.parameters():
+                nn.init.zeros_(weight)
         self.refinements = nn.ModuleList(
             _Refinement(width) if config.decoder_refinement else nn.Identity() for width in widths
         )
@@ -97,7 +99,7 @@ class MaskDecoder(SamMaskDecoder):
         first, norm, act, second, last_act = self.output_upscaling
         source = self.refinements[0](act(norm(self._with_map(0, first(source), features))))
         source = self.refinements[1](last_act(self._with_map(1, second(source), features)))
-        if self.full_res:
+        if self.upscales_thrice:
             source = F.interpolate(source, scale_factor=2, mode="bilinear", align_corners=False)
             source = self.refinements[2](self._with_map(2, source, features))
         return source

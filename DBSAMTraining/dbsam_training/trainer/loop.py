@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from dbsam_training.batches.clicks import correction
 from dbsam_training.batches.sampling import dropout_seed, learning_rate_at
 from dbsam_training.recipe import Recipe
 from dbsam_training.trainer.callbacks import Callback, default_callbacks
@@ -64,15 +65,17 @@ def train(
         for step in range(run.step, run.steps):
             lr = learning_rate_at(step, run.steps, run.sampler.steps_per_epoch, recipe.optimizer)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
 
             total = torch.zeros((), device=fabric.device)
             for part in range(parts):
                 batch = next(batches).to(fabric.device)
                 torch.manual_seed(dropout_seed(recipe.run.seed, step, part, fabric.global_rank))
+                clicks, rounds = correction(batch, recipe, step)
+                masks, valid = (truth.repeat(1 + rounds, 1, 1) for truth in (batch.masks, batch.mask_valid))
                 with fabric.no_backward_sync(run.network, enabled=part + 1 < parts):
-                    logits, predicted_iou = run.network(batch.images, batch.boxes_xyxy, batch.valid)
-                    loss = training_loss(logits, predicted_iou, batch.masks, batch.mask_valid, recipe.loss.iou_weight)
+                    logits, predicted_iou = run.network(batch.images, batch.boxes_xyxy, batch.valid, clicks, rounds)
+                    loss = training_loss(logits, predicted_iou, masks, valid, recipe.loss.iou_weight)
                     fabric.backward(loss / parts)
                 total += loss.detach() / parts
 

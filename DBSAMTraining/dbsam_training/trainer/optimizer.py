@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from dbsam.modeling.dbsam import DBSAM
+from dbsam.weights.checkpoint import keys_beyond_sam
 from dbsam_training.recipe import OptimizerOptions
 
 
-def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
-    """AdamW over what is trained; vectors, as biases and norms, do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(model: DBSAM, options: OptimizerOptions) -> torch.optim.AdamW:
+    """AdamW over what is trained; vectors, as biases and norms, do not decay.
+
+    Each group's "factor" scales the learning rate of a step.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    slower = trained.keys() - keys_beyond_sam(model.config) if options.base_learning_rate_factor != 1 else set()
+    groups = []
+    for names, factor in ((trained.keys() - slower, 1.0), (slower, options.base_learning_rate_factor)):
+        chosen = [p for name, p in trained.items() if name in names]
+        if chosen:
+            groups += [
+                {"params": [p for p in chosen if p.ndim > 1], "weight_decay": options.weight_decay, "factor": factor},
+                {"params": [p for p in chosen if p.ndim <= 1], "weight_decay": 0.0, "factor": factor},
+            ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)

@@ -1,0 +1,102 @@
+"""Simulated corrections, as SAM trains them: one click a round, in the largest wrong part of the mask so far."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from dbsam_training.batches.augment import Batch
+from dbsam_training.recipe import Recipe
+
+_CLICKS = 4
+"""Tells the random numbers of clicks from those of sampling, prompts and dropout."""
+
+
+class SimulatedClicks:
+    """Clicks on the masks of a batch, one more for each sample whenever it is called.
+
+    Args:
+        masks: The true masks (B, M, M), 0 or 1.
+        valid: (B, M, M), 1 inside the slice; nobody clicks beyond it.
+        input_size: Side of the network's input in pixels.
+        rng: Chooses the place inside the wrong part; None for its centre, as in evaluation.
+    """
+
+    def __init__(self, masks: Tensor, valid: Tensor, input_size: int, rng: np.random.Generator | None = None) -> None:
+        self._truth = masks.cpu().numpy() > 0.5
+        self._valid = valid.cpu().numpy() > 0.5
+        self._scale = input_size / masks.shape[-1]
+        self._rng = rng
+        self._points: list[NDArray[np.float32]] = []
+        self._labels: list[NDArray[np.int64]] = []
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """All clicks so far, after a new one on each mask.
+
+        Args:
+            logits: Low-res logits (B, h, w) of the masks to correct; scaled to the size of the true masks.
+
+        Returns:
+            Points (B, P, 2) in input pixels, and labels (B, P): 1 to include, 0 to exclude, -1 where nothing is wrong.
+        """
+        size = self._truth.shape[-1]
+        if logits.shape[-1] != size:
+            logits = F.interpolate(logits[:, None].float(), (size, size), mode="bilinear")[:, 0]
+        found = (logits.detach() > 0).cpu().numpy()
+        points = np.zeros((len(found), 2), np.float32)
+        labels = np.full(len(found), -1, np.int64)
+        for n, mask in enumerate(found):
+            place = place_of_click(mask, self._truth[n], self._valid[n], self._rng)
+            if place is not None:
+                points[n] = (np.array(place[::-1]) + 0.5) * self._scale - 0.5
+                labels[n] = int(self._truth[n][place])
+        self._points.append(points)
+        self._labels.append(labels)
+        device = logits.device
+        return (
+            torch.from_numpy(np.stack(self._points, 1)).to(device),
+            torch.from_numpy(np.stack(self._labels, 1)).to(device),
+        )
+
+
+def place_of_click(
+    mask: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_], rng: np.random.Generator | None
+) -> tuple[int, int] | None:
+    """Where a user clicks on a mask (H, W).
+
+    Args:
+        mask: The mask to correct.
+        truth: What it should be.
+        valid: Where one may click.
+        rng: Draws a place among those at least half as far from the wrong part's edge as its centre is; None for that.
+
+    Returns:
+        (row, column) in the largest connected wrong part, or None where nothing is wrong.
+    """
+    wrong = (mask != truth) & valid
+    # A part that is wrong in both ways, too much beside too little, is two parts.
+    missing, missing_count = ndimage.label(wrong & truth)
+    extra, extra_count = ndimage.label(wrong & ~truth)
+    parts = np.where(extra > 0, extra + missing_count, missing)
+    if missing_count + extra_count == 0:
+        return None
+    largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
+    if rng is None:
+        row, column = np.unravel_index(np.argmax(depth), depth.shape)
+    else:
+        rows, columns = np.nonzero(depth >= 0.5 * depth.max())
+        chosen = rng.integers(len(rows))
+        row, column = rows[chosen], columns[chosen]
+    return int(row), int(column)
+
+
+def correction(batch: Batch, recipe: Recipe, step: int) -> tuple[SimulatedClicks, int]:
+    """Who corrects the masks of a batch, and for how many rounds on this step."""
+    rng = np.random.default_rng([_CLICKS, recipe.run.seed, step])
+    rounds = int(rng.choice(len(recipe.prompts.click_rounds), p=recipe.prompts.click_rounds))
+    return SimulatedClicks(batch.masks, batch.mask_valid, batch.images.shape[-1], rng), rounds
