@@ -86,14 +86,14 @@ class AdaptedEncoder(nn.Module):
         parts = [self.channel_attention, self.conv_branch, self.shallow_merging, self.bilateral, self.fusion]
         return [part for part in parts if part is not None]
 
-    def shallow_features(self, x: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+    def shallow_features(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, list[Tensor]]:
         """The convolution branch's tokens (B, H, W, C) and finer maps of normalised images; nothing without it."""
         if self.conv_branch is None:
             return None, []
         if x.shape[-1] != self.conv_image_size:
             size = (self.conv_image_size, self.conv_image_size)
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-        shallow, maps = self.conv_branch(x)
+        shallow, maps = self.conv_branch(x.to(dtype))
         return shallow.contiguous(), maps
 
     def run_block(self, forward: Callable[[Tensor], Tensor], deep: Tensor) -> Tensor:
@@ -140,10 +140,10 @@ class DualBranchImageEncoder(AdaptedEncoder, ImageEncoderViT):
             The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token
             grid's resolution, highest first (empty without that branch), in the precision of the weights.
         """
-        x = x.to(self.patch_embed.proj.weight.dtype)
-        shallow, maps = self.shallow_features(x)
+        dtype = self.patch_embed.proj.weight.dtype
+        shallow, maps = self.shallow_features(x, dtype)
         # A convolution's tokens lie channel by channel; every sum would keep that, and every layer norm would copy it.
-        deep = self.patch_embed(x).contiguous()
+        deep = self.patch_embed(x.to(dtype)).contiguous()
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
         for index, block in enumerate(self.blocks):
@@ -196,9 +196,9 @@ class TinyViTImageEncoder(AdaptedEncoder):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `DualBranchImageEncoder.forward_features`."""
-        x = x.to(next(self.patch_embed.parameters()).dtype, memory_format=torch.channels_last)
-        shallow, maps = self.shallow_features(x)
-        deep = self.stem(x)
+        dtype = next(self.patch_embed.parameters()).dtype
+        shallow, maps = self.shallow_features(x, dtype)
+        deep = self.stem(x.to(dtype, memory_format=torch.channels_last))
         index = 0
         stages: Any = self.layers[2:]
         for stage in stages:

