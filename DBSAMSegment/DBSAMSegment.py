@@ -267,8 +267,9 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             DBSAMSegmentLib.Run.Runner.SegmentationError: the run failed; nothing was changed.
             dbsam.progress.Cancelled: it was cancelled; nothing was changed.
         """
-        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf, requireNode
 
+        requireNode(segmentationNode, "vtkMRMLSegmentationNode", "segmentationNode")
         request = requestOf(
             volumeNode,
             _asList(roiNodes),

@@ -59,6 +59,10 @@ class DBSAMTrainingWidget(ScriptedLoadableModuleWidget):
         self.layout.addStretch(1)
         slicer.app.connect("aboutToQuit()", self.logic.stop)
 
+    def enter(self):
+        """The module was opened."""
+        self.panel.takeUpShownVolume()
+
     def cleanup(self):
         """Stops watching and the training; called when the module is unloaded or reloaded."""
         if self.panel is not None:
@@ -111,10 +115,11 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
 
         Raises:
             ExportCancelled: `progress` said so; the folder is as it was.
-            ValueError: the data can't be used, or no folder is named.
+            ValueError: the data can't be used, a run on other data lies in the folder, or no folder is named. Nothing
+                was changed.
             RuntimeError: a training is running.
         """
-        from DBSAMTrainingLib.SceneData import exportPairs
+        from DBSAMTrainingLib.SceneData import exportForRun
         from DBSAMTrainingLib.TrainingProcess import TrainingProcess, canGoOn
 
         if not runFolder.name:
@@ -125,14 +130,19 @@ class DBSAMTrainingLogic(ScriptedLoadableModuleLogic):
         if not pairs and canGoOn(runFolder):
             recipe = str(runFolder / "recipe.yaml")
         else:
-            exportPairs(pairs, data, progress)
+            exportForRun(pairs, runFolder, progress)
         arguments = ["fit", "--config", recipe, "--data", str(data), "--output", str(runFolder)]
         process = TrainingProcess(runFolder)
         process.start([*arguments, *(["--set", *settings] if settings else [])])
         self._process = process
 
+    def askToStop(self) -> None:
+        """Lets the training end after its present step, saved so that it can go on; asked again, ends it at once."""
+        if self._process is not None:
+            self._process.stop() if self._process.asked else self._process.ask()
+
     def stop(self) -> None:
-        """Ends the training with everything it started; its last resume point stays."""
+        """Lets the training save itself, for some seconds, and ends it with everything it started."""
         if self._process is not None:
             self._process.stop()
 

@@ -285,7 +285,7 @@ def test_wrong_command_lines_end_with_code_2_and_say_why(
     rgb_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = ["--report", str(tmp_path / "report")]
-    assert main(["evaluate", "--data", str(tmp_path / "nowhere"), "--model", "otsu", *report]) == 2
+    assert main(["evaluate", "--data", str(tmp_path / "nowhere"), "--model", "otsu", *report]) == 3
     assert "nowhere" in capsys.readouterr().err
     assert main(["evaluate", "--data", str(rgb_folder), "--model", "no-such-model", *report]) == 2
     assert "no-such-model" in capsys.readouterr().err

@@ -102,19 +102,21 @@ def test_a_folder_that_holds_no_run_shows_none(module, tmp_path):
         ("sys.exit(1)", "failed: see the end of the log below"),
         ("sys.exit(2)", "refused, as the data, the folder or a setting can't be used: see the end of the log below"),
         ("os.kill(os.getpid(), 9)", "ended by the system (code -9), perhaps for want of memory: see the end of"),
-        ("print('started', flush=True); time.sleep(60)", "stopped"),
+        ("print('started', flush=True); time.sleep(60)", "stopped before it was saved"),
     ],
 )
 def test_the_panel_says_in_words_how_a_training_ended(module, tmp_path, monkeypatch, code, words):
     process = started(tmp_path, monkeypatch, f"import os, sys, time; {code}")
     module.logic._process = process
-    if words == "stopped":
+    if words.startswith("stopped"):
         until(lambda: "started" in process.state().log)
+        module.panel.onStop()  # which asks
+        assert "press Stop again" in module.panel.statusLabel.text
         module.panel.onStop()
     until(lambda: not process.running)
     module.panel.update()
     assert f", {words}" in module.panel.statusLabel.text
-    assert "process.log" in module.panel.statusLabel.text or words in ("finished", "stopped")
+    assert "process.log" in module.panel.statusLabel.text or words in ("finished", "stopped before it was saved")
 
 
 def test_the_log_grows_at_its_end_and_stays_where_it_is_read(module, monkeypatch, tmp_path):
@@ -155,6 +157,77 @@ def test_what_a_training_needs_is_installed_before_it_starts(module, monkeypatch
     assert "lightning-fabric" in asked[0]
     assert installed == (["lightning-fabric"] if agreed else [])
     assert len(started) == agreed
+
+
+def test_stop_lets_the_training_save_itself_and_start_goes_on(module, tmp_path, monkeypatch):
+    process = started(
+        tmp_path,
+        monkeypatch,
+        "import pathlib, sys, time\n"
+        f"run = pathlib.Path({str(tmp_path / 'run')!r})\n"
+        "while not (run / 'stop').exists(): time.sleep(0.05)\n"
+        "(run / 'stop').unlink()\n"
+        "(run / 'data').mkdir(); (run / 'data/dataset.json').write_text('{}')\n"
+        "for name in ('last.pt', 'recipe.yaml'): (run / name).write_text('steps: 4\\n')\n",
+    )
+    module.logic._process = process
+    module.panel.folderEdit.currentPath = str(tmp_path / "run")
+    module.panel.onStop()
+    until(lambda: not process.running)
+    module.panel.update()
+    assert process.state().exitCode == 0
+    assert module.panel.statusLabel.text.endswith("stopped, and can go on")
+    assert module.panel.startButton.isEnabled()
+
+
+def test_a_refused_start_leaves_the_stopped_run_and_its_data(module, tmp_path, monkeypatch):
+    from DBSAMTrainingLib.SceneData import ScenePair, exportPairs
+    from DBSAMTrainingLib.TrainingProcess import TrainingProcess
+
+    starts = []
+    monkeypatch.setattr(TrainingProcess, "start", lambda self, arguments: starts.append(arguments))
+    run = tmp_path / "run"
+    volume, segmentation, _ = pair("head")
+    exportPairs([ScenePair(volume, segmentation)], run / "data")
+    for name in ("last.pt", "recipe.yaml"):
+        (run / name).write_text("steps: 4\n")
+    before = contents(run)
+    module.logic.train([ScenePair(volume, segmentation)], "finetune", run)
+    assert len(starts) == 1  # the same data: the run goes on
+    assert contents(run) == before
+    volume.SetName("renamed")
+    with pytest.raises(ValueError, match=r"holds a run on other data, which was left as it is \(.*renamed"):
+        module.logic.train([ScenePair(volume, segmentation)], "finetune", run)
+    assert contents(run) == before
+    assert len(starts) == 1
+    module.logic.train([], "finetune", run)
+    assert len(starts) == 2
+
+
+def test_after_a_start_that_failed_the_panel_is_up_to_date(module, monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: shown.append(text))
+    monkeypatch.setattr("DBSAMTrainingLib.Panel.ensurePackages", lambda *arguments, **options: True)
+    module.panel._pairs.append(object())
+    updated = []
+    monkeypatch.setattr(module.panel, "update", lambda: updated.append(1))
+    monkeypatch.setattr(module.logic, "train", lambda *arguments, **options: 1 / 0)
+    module.panel.onStart()
+    assert "could not be started" in shown[0]
+    assert updated
+
+
+def test_the_volume_in_view_and_its_segmentation_are_chosen(module):
+    volume, segmentation, _ = pair("head")
+    pair("another")
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(volume.GetID())
+    module.enter()
+    assert module.panel.volumeSelector.currentNode() is volume
+    assert module.panel.segmentationSelector.currentNode() is segmentation
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def started(folder, monkeypatch, script):

@@ -56,6 +56,25 @@ def slices(tmp_path_factory):
     )
 
 
+class AsksToStop(Callback):
+    """Puts the file there that asks a run to stop, when its first step was written."""
+
+    def on_step(self, run, row):
+        (run.folder / "stop").touch()
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_after_its_step_and_goes_on_as_if_nothing_had_been(store, tmp_path):
+    recipe = tiny_recipe(run__steps=3, run__checkpoint_every=100, run__validate_every=100)
+    train(recipe, [store], tmp_path / "stopped", callbacks=[AsksToStop()])
+    assert read_state(tmp_path / "stopped" / "last.pt")["step"] == 1
+    assert not (tmp_path / "stopped" / "stop").exists()
+    train(recipe, [store], tmp_path / "stopped", callbacks=[])
+    train(recipe, [store], tmp_path / "straight", callbacks=[])
+    losses = [[row["loss"] for row in read_log(tmp_path / name / "train.csv")] for name in ("stopped", "straight")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+
+
 class StopsAfter(Callback):
     """Interrupts a run when a step, the first being 1, has been written."""
 

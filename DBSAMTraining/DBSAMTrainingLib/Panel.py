@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import ctk
 import qt
 import slicer
+from DBSAMSegmentLib.Mrml.Nodes import segmentationOn
 from DBSAMSegmentLib.Mrml.SceneEvents import observeNodes
+from DBSAMSegmentLib.Mrml.Views import shownVolume
 from DBSAMSegmentLib.Panel.Dialogs import errorsShown
-from DBSAMSegmentLib.Panel.Packages import ensurePackages
+from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
 from slicer.i18n import tr as _
 
 from .ExportProgress import exportProgress
@@ -46,7 +48,16 @@ class Panel:
         self.folderEdit.connect("currentPathChanged(QString)", self._onFolderChanged)
         self._scene = slicer.mrmlScene
         self._nodeRemoved = observeNodes(self._scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
+        self.takeUpShownVolume()
         self.update()
+
+    def takeUpShownVolume(self) -> None:
+        """Chooses the volume in view, and the segmentation drawn on it, where none are chosen."""
+        if self.volumeSelector.currentNode() is None:
+            self.volumeSelector.setCurrentNode(shownVolume(self._scene))
+        volumeNode = self.volumeSelector.currentNode()
+        if volumeNode is not None and self.segmentationSelector.currentNode() is None:
+            self.segmentationSelector.setCurrentNode(segmentationOn(volumeNode))
 
     def close(self) -> None:
         """Stops watching; a training goes on."""
@@ -77,7 +88,11 @@ class Panel:
         self.startButton = self._button(
             _("Start"), _("Train in a process of its own. Without pairs, the run in the folder goes on."), self.onStart
         )
-        self.stopButton = self._button(_("Stop"), _("End the process; its last resume point stays."), self.onStop)
+        self.stopButton = self._button(
+            _("Stop"),
+            _("Save the run after its present step and end it; it can go on. Pressed again: end it at once."),
+            self.onStop,
+        )
         form.addRow(_("Recipe:"), self.recipeBox)
         form.addRow(_("Run folder:"), self.folderEdit)
         form.addRow(self._row(self.startButton, self.stopButton))
@@ -132,6 +147,7 @@ class Panel:
         """Writes the data and starts the process."""
         with errorsShown(_("The training could not be started.")):
             if not ensurePackages(self.startButton.window(), training=True):
+                self.statusLabel.setText(NOT_INSTALLED)
                 return
             pairs, folder = tuple(self._pairs), Path(self.folderEdit.currentPath)
             try:
@@ -146,13 +162,14 @@ class Panel:
 
     def onStop(self) -> None:
         """Stops the process."""
-        self.logic.stop()
+        self.logic.askToStop()
         self.update()
 
     def onUse(self) -> None:
         """Exports the weights and chooses them in the segmentation module."""
         with errorsShown(_("The checkpoint could not be exported."), waitCursor=True):
             if not ensurePackages(self.useButton.window(), training=True):
+                self.statusLabel.setText(NOT_INSTALLED)
                 return
             path = self.logic.useCheckpoint(self._folder())
             self.statusLabel.setText(_("Chosen in DB-SAM: {path}").format(path=path))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
+
+from .TrainingProcess import canGoOn
 
 if TYPE_CHECKING:
     from dbsam_training.data.label_ids import LabelIds
@@ -53,14 +57,51 @@ def exportPairs(pairs: Sequence[ScenePair], folder: Path, progress: Progress | N
         ValueError: there is no pair, a segmentation has no segment, a segment is empty or listed twice, or two
             segmentations of a volume have a structure of the same name.
     """
+    from DBSAMSegmentLib.Mrml.NodeRequests import requireNode
+
     from dbsam_training.data.label_ids import LabelIds
     from dbsam_training.data.nnunet_writer import write_raw_dataset
 
     if not pairs:
         raise ValueError("Add at least one volume with its segmentation.")
+    for pair in pairs:
+        requireNode(pair.volumeNode, "vtkMRMLScalarVolumeNode", "The pair's volume")
+        requireNode(pair.segmentationNode, "vtkMRMLSegmentationNode", "The pair's segmentation")
     drawn = _segmentsByVolume(pairs)
     ids = LabelIds(sorted({segment.name for segments in drawn.values() for segment in segments}))
     return write_raw_dataset(folder, _cases(drawn, ids, progress), ids, modality="scene")
+
+
+def exportForRun(pairs: Sequence[ScenePair], runFolder: Path, progress: Progress | None = None) -> None:
+    """Writes the pairs as `data` of a run; a run that can go on keeps its data, and is refused with others.
+
+    Raises:
+        ExportCancelled: `progress` said so; the folder is as it was.
+        ValueError: the pairs can't be exported, or they aren't those of the run that lies there. Nothing was changed.
+    """
+    data = runFolder / "data"
+    if not canGoOn(runFolder):
+        exportPairs(pairs, data, progress)
+        return
+    with tempfile.TemporaryDirectory(dir=runFolder, prefix=".data-") as beside:
+        exportPairs(pairs, Path(beside), progress)
+        changed = _differing(data, Path(beside))
+    if changed:
+        names = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        raise ValueError(
+            f"{runFolder} holds a run on other data, which was left as it is ({names} would differ). Name another run"
+            " folder, or take all pairs out of the list to go on with that run and its own data."
+        )
+
+
+def _differing(one: Path, other: Path) -> list[str]:
+    """Names of the files that two folders don't hold alike."""
+    files = {path.relative_to(folder) for folder in (one, other) for path in folder.rglob("*") if path.is_file()}
+
+    def alike(name: Path) -> bool:
+        return (one / name).is_file() and (other / name).is_file() and filecmp.cmp(one / name, other / name, False)
+
+    return sorted(name.as_posix() for name in files if not alike(name))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from slicer.i18n import tr as _
 
+from .TrainingProcess import canGoOn
+
 if TYPE_CHECKING:
     from .TrainingProcess import TrainingState
 
 # Of dbsam_training.cli, which need not be installed yet when the panel opens.
-_EXIT_OK, _EXIT_FAILED, _EXIT_USAGE = 0, 1, 2
+_EXIT_OK, _EXIT_FAILED, _EXIT_USAGE, _EXIT_FILE = 0, 1, 2, 3
 
 
 def describe(state: TrainingState) -> str:
@@ -22,18 +24,21 @@ def describe(state: TrainingState) -> str:
         words.append(_("loss {loss:.3f}").format(loss=state.loss))
     if state.score is not None:
         words.append(_("validation DSC {score:.1f} %").format(score=100 * state.score))
+    if state.stopping:
+        words.append(_("stopping after this step; press Stop again to end it unsaved"))
     if not state.running and state.exitCode is not None:
         words.append(_ending(state))
     return ", ".join(words)
 
 
 def _ending(state: TrainingState) -> str:
-    if state.exitCode == _EXIT_OK:
+    if state.exitCode == _EXIT_OK and (not state.stopped or state.step == state.steps):
         return _("finished")
     if state.stopped:
-        return _("stopped")
+        return _("stopped, and can go on") if canGoOn(state.folder) else _("stopped before it was saved")
     ending = {
         _EXIT_FAILED: _("failed"),
+        _EXIT_FILE: _("refused, as a file or folder isn't there or can't be read"),
         _EXIT_USAGE: _("refused, as the data, the folder or a setting can't be used"),
     }.get(
         state.exitCode, _("ended by the system (code {code}), perhaps for want of memory").format(code=state.exitCode)

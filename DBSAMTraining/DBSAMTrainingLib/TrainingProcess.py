@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from DBSAMSegmentLib.Run.Interpreter import pythonExecutable
 
+# Which dbsam_training.trainer.run_folder watches for.
+STOP_FILE = "stop"
 _LOG_LINES = 200
 _STOP_SECONDS = 5.0
 _RUN_FILES = ("recipe.yaml", "train.csv", "last.pt", "best.pt", "process.log")
@@ -25,7 +28,8 @@ class TrainingState:
         folder: where the run lies.
         running: whether its process lives.
         exitCode: of its process, None while it lives, or where it was another session's.
-        stopped: whether `TrainingProcess.stop` ended it.
+        stopping: whether it was asked to end and has not yet.
+        stopped: whether it was asked to end.
         step: last step; 0 before the first.
         steps: of the whole run; 0 while that is unknown.
         loss: of the last step.
@@ -36,6 +40,7 @@ class TrainingState:
     folder: Path
     running: bool
     exitCode: int | None
+    stopping: bool
     stopped: bool
     step: int
     steps: int
@@ -54,7 +59,7 @@ class TrainingProcess:
     def __init__(self, runFolder: Path) -> None:
         self.runFolder = runFolder
         self._process: subprocess.Popen | None = None
-        self._stopped = False
+        self.asked = False
 
     def start(self, arguments: Sequence[str]) -> None:
         """Starts the command with these arguments, such as "fit", "--config", "finetune".
@@ -65,8 +70,9 @@ class TrainingProcess:
         """
         if self.running:
             raise RuntimeError("A training is running: stop it first.")
-        self._stopped = False
+        self.asked = False
         self.runFolder.mkdir(parents=True, exist_ok=True)
+        self._stopFile.unlink(missing_ok=True)
         script = Path(__file__).resolve().parents[1] / "dbsam_training" / "train.py"
         options: dict = {"start_new_session": True}
         if os.name == "nt":
@@ -86,15 +92,30 @@ class TrainingProcess:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def ask(self) -> None:
+        """Asks the training to save itself after its present step and to end; a file does on all systems."""
+        if self.running:
+            self.asked = True
+            self._stopFile.touch()
+
     def stop(self) -> None:
-        """Ends the process and all that it started; the last resume point stays."""
+        """Ends the process and all that it started, after some seconds in which it may save itself."""
         if self._process is None or not self.running:
             return
-        self._stopped = True
+        if not self.asked:
+            self.ask()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_SECONDS)
+        self._endGroup()
+        self._stopFile.unlink(missing_ok=True)
+
+    def _endGroup(self) -> None:
+        assert self._process is not None
         if os.name == "nt":
             subprocess.run(["taskkill", "/F", "/T", "/PID", str(self._process.pid)], capture_output=True, check=False)
         else:
-            os.killpg(self._process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # all have ended by themselves
+                os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -110,13 +131,18 @@ class TrainingProcess:
             folder=self.runFolder,
             running=running,
             exitCode=None if self._process is None else self._process.poll(),
-            stopped=self._stopped,
+            stopping=self.asked and running,
+            stopped=self.asked,
             step=int(_number(train, "step") or 0),
             steps=_steps(self.runFolder / "recipe.yaml"),
             loss=_number(train, "loss"),
             score=_number(validation, "score"),
             log="\n".join(_tail(self._log, whole=running)),
         )
+
+    @property
+    def _stopFile(self) -> Path:
+        return self.runFolder / STOP_FILE
 
     @property
     def _log(self) -> Path:

@@ -15,12 +15,12 @@ from dbsam_training.cli_training import add_training_commands
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FILE = 0, 1, 2, 3  # as the command dbsam's
 _WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; returns 0 on success, 1 when it failed, 2 when the command line or its files are wrong."""
+    """Runs one subcommand; returns 0 on success, 1 where it failed, 2 for wrong arguments, 3 for missing files."""
     parser = argparse.ArgumentParser(
         prog="dbsam-train", description="Train DB-SAM, evaluate it and export what the extension loads."
     )
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else error
         print(f"dbsam-train {options.command}: {reason}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, _WRONG_PATH) else EXIT_FAILED
+        return EXIT_FILE if isinstance(error, _WRONG_PATH) else EXIT_FAILED
     except ValueError as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE

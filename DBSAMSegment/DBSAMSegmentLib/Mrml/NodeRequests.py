@@ -7,10 +7,39 @@ from typing import Any
 
 import slicer
 
-from .Geometry import displayedWindow, roiBox, snapshotVolume
+from .Geometry import displayedWindow, nodeName, roiBox, snapshotVolume
 from .Requests import KeyBoxes, RunPrompt, RunRequest, withKeyBoxes
 
 _AS_DISPLAYED = "displayed"
+
+
+_WORDS = {
+    "vtkMRMLScalarVolumeNode": "a volume",
+    "vtkMRMLMarkupsROINode": "an ROI",
+    "vtkMRMLSegmentationNode": "a segmentation",
+    "vtkMRMLSequenceBrowserNode": "a sequence browser",
+}
+
+
+def requireNode(node: Any, className: str, what: str) -> None:
+    """Refuses what is no such node, or one that has left its scene.
+
+    Args:
+        node: what was given.
+        className: the MRML class that it must be of.
+        what: the argument's name, for the message.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    wanted = _WORDS[className]
+    if node is None:
+        raise ValueError(f"{what} is None: give {wanted} ({className}).")
+    if not hasattr(node, "IsA") or not node.IsA(className):
+        name = f"{node.GetClassName()} {nodeName(node)}" if hasattr(node, "GetName") else repr(node)
+        raise ValueError(f"{what} must be {wanted} ({className}), not {name}.")
+    if node.GetScene() is None:
+        raise ValueError(f"{what}, {nodeName(node)}, is in no scene any more: it was removed.")
 
 
 def requestOf(
@@ -36,6 +65,11 @@ def requestOf(
     for name, values in (("segmentIds", segmentIds), ("keyBoxes", keyBoxes)):
         if values is not None and len(values) != len(roiNodes):
             raise ValueError(f"{name} has {len(values)} entries for {len(roiNodes)} ROIs: give one for each ROI.")
+    requireNode(volumeNode, "vtkMRMLScalarVolumeNode", "volumeNode")
+    for roiNode in roiNodes:
+        requireNode(roiNode, "vtkMRMLMarkupsROINode", "roiNodes")
+    if segmentationNode is not None:
+        requireNode(segmentationNode, "vtkMRMLSegmentationNode", "segmentationNode")
     snapshot = snapshotVolume(volumeNode)
     axisIndex = snapshot.geometry.axis_index(axis)
     prompts = []

@@ -33,6 +33,13 @@ def newSegmentation(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRM
     return node
 
 
+def segmentationOn(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
+    """The first segmentation that was drawn on a volume, by its reference geometry; None if there is none."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode", volumeNode.GetScene())
+    return next((one for one in segmentations if one.GetNodeReference(role) is volumeNode), None)
+
+
 def removeIfEmpty(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
     """Takes a segmentation without segments out of its scene, with its display; returns whether it did."""
     scene = segmentationNode.GetScene()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import slicer
 
 from ..Mrml.Geometry import nodeName
-from ..Mrml.NodeRequests import requestOf
+from ..Mrml.NodeRequests import requestOf, requireNode
 from ..Mrml.Nodes import removeWithHelpers
 from .Reports import RunReport
 from .Runner import SegmentationError, SegmentationRunner
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dbsam.progress import CancelToken, Progress
 
 logger = logging.getLogger(__name__)
+
+# Slicer writes segmentations to the first, and volumes of labels to the others.
+_SEGMENTATION_ENDINGS = (".seg.nrrd", ".nrrd", ".seg.nhdr", ".nhdr")
+_LABELMAP_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class BatchCase:
         rois: ROI nodes, or files with ROIs; one segment each.
         segmentation: where to write to; None for a new segmentation, which is removed again once it was saved to
             `output`.
-        output: file to save the segmentation to, such as `case.seg.nrrd`; None keeps it in the scene only.
+        output: file to save to; None keeps the segmentation in the scene only. `case.seg.nrrd` and `.nrrd` hold it with
+            names and colours, `.nii.gz`, `.nii`, `.mha` and `.mhd` a labelmap: 1 in its first segment, 2 in the second.
         name: for the report; the volume's name by default.
     """
 
@@ -70,7 +75,8 @@ def runBatch(
 
     reports = []
     for number, case in enumerate(cases):
-        name = case.name or (str(case.volume) if isinstance(case.volume, (str, Path)) else case.volume.GetName())
+        isNode = hasattr(case.volume, "GetName")
+        name = case.name or (case.volume.GetName() if isNode else str(case.volume))
 
         def report(step: Progress, label: str = f"{name} ({number + 1} of {len(cases)})") -> None:
             if progress is not None:
@@ -122,6 +128,8 @@ def runSequence(
     """
     from dataclasses import replace
 
+    requireNode(volumeNode, "vtkMRMLScalarVolumeNode", "volumeNode")
+    requireNode(browserNode, "vtkMRMLSequenceBrowserNode", "browserNode")
     sequenceNode = browserNode.GetSequenceNode(volumeNode)
     if sequenceNode is None:
         raise ValueError(
@@ -189,17 +197,19 @@ def _runCase(
     """Segments one case and removes what it loaded, also when it fails."""
     temporary: list[slicer.vtkMRMLNode] = []
     try:
+        save = _writerOf(case.output)
         volumeNode = case.volume
         if isinstance(volumeNode, (str, Path)):
             volumeNode = _loaded(slicer.util.loadVolume, volumeNode, {"show": False})
             temporary.append(volumeNode)
         roiNodes = []
-        for roi in case.rois:
+        for roi in case.rois or ():
             if isinstance(roi, (str, Path)):
                 roi = _loaded(slicer.util.loadMarkups, roi, None)
                 temporary.append(roi)
             roiNodes.append(roi)
         segmentationNode = case.segmentation
+        requireNode(volumeNode, "vtkMRMLScalarVolumeNode", "volume")
         if segmentationNode is None:
             name = f"{volumeNode.GetName()} segmentation"
             segmentationNode = runner.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -214,7 +224,7 @@ def _runCase(
         if case.output is not None:
             path = Path(case.output).resolve()  # the scene has another idea of the current folder
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not slicer.util.saveNode(segmentationNode, str(path)):
+            if not save(segmentationNode, path):
                 raise SegmentationError(
                     f"The segmentation could not be saved to {path}: check the folder and the disk."
                 )
@@ -224,6 +234,38 @@ def _runCase(
     finally:
         for node in temporary:
             removeWithHelpers(runner.scene, node)
+
+
+def _writerOf(output: str | Path | None) -> Callable[[slicer.vtkMRMLSegmentationNode, Path], bool]:
+    """What saves a segmentation to a file of this name.
+
+    Raises:
+        ValueError: nothing writes files of its ending.
+    """
+    name = "" if output is None else Path(output).name.lower()
+    if output is None or name.endswith(_SEGMENTATION_ENDINGS):
+        return lambda segmentationNode, path: bool(slicer.util.saveNode(segmentationNode, str(path)))
+    if name.endswith(_LABELMAP_ENDINGS):
+        return _saveLabelmap
+    endings = ", ".join((*_SEGMENTATION_ENDINGS, *_LABELMAP_ENDINGS))
+    raise ValueError(f"Nothing was computed: {output} can't be written, as its ending is none of {endings}.")
+
+
+def _saveLabelmap(segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path) -> bool:
+    """Writes all segments as one volume of labels on the segmentation's geometry."""
+    scene = segmentationNode.GetScene()
+    labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", path.name)
+    try:
+        exported = slicer.vtkSlicerSegmentationsModuleLogic.ExportAllSegmentsToLabelmapNode(
+            segmentationNode, labels, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
+        )
+        return bool(exported) and bool(slicer.util.saveNode(labels, str(path)))
+    finally:
+        displayNode = labels.GetDisplayNode()
+        colors = displayNode.GetColorNode() if displayNode is not None else None
+        removeWithHelpers(scene, labels)
+        if colors is not None and scene.IsNodePresent(colors) and colors.GetName().startswith(path.name):
+            scene.RemoveNode(colors)
 
 
 def _split(

@@ -15,6 +15,7 @@ import slicer
 from ..Mrml.Geometry import matrixBetween, nodeName
 from ..Mrml.Labelmaps import Extent, ModifierLabelmap, modifierLabelmap
 from ..Mrml.SegmentVoxels import digestOf, grownToSegment, heldBackOf, keptOutside
+from .Terminology import describeSegment
 
 # Ten runs can be undone; restoring the tenth needs the present state on the stack, too.
 MAXIMUM_UNDO_STATES = 11
@@ -30,8 +31,8 @@ class SegmentMask:
         segmentId: an existing segment, or "" for a new one.
         mask_KJI: mask over `extent_ijk` of the volume's grid; non-zero is inside.
         extent_ijk: where the mask lies.
-        name: of a new segment.
-        color_rgb: of a new segment, 0..1; None lets Slicer choose.
+        name: of a new segment; where Slicer's terminology knows it, its code and colour are the segment's, too.
+        color_rgb: of a new segment, 0..1; None: by its name, else Slicer's choice.
         slices: (axis, first, last) of the volume: only these are changed, the others stay as they are; None for all.
     """
 
@@ -296,6 +297,7 @@ def _labelmapOf(
 def _newSegment(segmentationNode: slicer.vtkMRMLSegmentationNode, mask: SegmentMask) -> str:
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentation.AddEmptySegment(segmentation.GenerateUniqueSegmentID("DBSAM"), mask.name)
+    describeSegment(segmentation.GetSegment(segmentId), mask.name)
     if mask.color_rgb is not None:
         segmentation.GetSegment(segmentId).SetColor(*mask.color_rgb)
     return segmentId

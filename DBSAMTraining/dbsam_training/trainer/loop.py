@@ -89,7 +89,8 @@ def train(
             log.add(run.step, lr, cast(Tensor, fabric.all_reduce(total, reduce_op="mean")), cast(Tensor, norm))
 
             validates = run.step % run.validate_every == 0 or run.step == run.steps
-            saves = validates or run.step % recipe.run.checkpoint_every == 0
+            stops = run.asked_to_stop()
+            saves = validates or stops or run.step % recipe.run.checkpoint_every == 0
             if saves:
                 log.flush()
             if validates:
@@ -100,4 +101,6 @@ def train(
                     run.save(BEST)
             if saves:
                 run.save(LAST)
+            if stops:
+                break
     return validation

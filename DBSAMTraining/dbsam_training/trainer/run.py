@@ -25,6 +25,7 @@ from dbsam_training.trainer.optimizer import make_optimizer
 from dbsam_training.trainer.run_folder import (
     LAST,
     RECIPE,
+    STOP,
     StateError,
     changed_settings,
     provenance,
@@ -65,6 +66,7 @@ class Run:
     def __init__(self, recipe: Recipe, stores: Sequence[Path], folder: Path, fabric: Fabric) -> None:
         self.recipe, self.folder, self.fabric = recipe, folder, fabric
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOP).unlink(missing_ok=True)  # left by a run that was killed
         self.store = open_stores(stores, recipe)
         self.sampler = Sampler(self.store, recipe.data, recipe.run.batch_size, recipe.run.seed)
         self.steps = total_steps(recipe.run, self.sampler.steps_per_epoch)
@@ -107,6 +109,14 @@ class Run:
         with self.fabric.autocast():
             logits, iou = self.exported(batch.images, batch.boxes_xyxy, batch.valid)
         return logits.float(), iou.float()
+
+    def asked_to_stop(self) -> bool:
+        """Whether the file `STOP` asks the run to end, which is taken away; runs of several processes don't look."""
+        path = self.folder / STOP
+        if self.fabric.world_size > 1 or not path.is_file():
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
     def save(self, name: str) -> None:
         """Write the state `LAST`, to go on from, or `BEST`, to export; in the first process, while the others wait."""

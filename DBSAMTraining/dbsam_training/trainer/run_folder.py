@@ -19,6 +19,8 @@ from dbsam_training.store.format import TrainingStore
 
 STATE_FORMAT = 2
 LAST, BEST, RECIPE = "last.pt", "best.pt", "recipe.yaml"
+STOP = "stop"
+"""A file of this name asks a run to save itself after its present step and to end."""
 
 
 class StateError(RuntimeError):
