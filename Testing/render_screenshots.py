@@ -92,11 +92,13 @@ def renderResult(widget: Any, path: Path) -> Path:
     from dbsam.io.images import write_png
     from dbsam.io.overlay import render_overlay
     from dbsam.io.seg_nrrd import Segment
+    from dbsam.preprocess.volume import Volume
 
     parameters = widget.logic.getParameterNode()
     segmentId = parameters.segmentation.GetSegmentation().GetNthSegmentID(0)
     result = widget.logic.runner.lastResults.of(parameters.segmentation, segmentId)
-    volume = snapshotVolume(parameters.volume).copy()
+    snapshot = snapshotVolume(parameters.volume)
+    volume = Volume(snapshot.voxels, snapshot.geometry)
     box = roiBox(parameters.rois[0], parameters.volume)
     segment = Segment.from_result(parameters.rois[0].GetName(), result)
     write_png(path, render_overlay(volume, [segment], [box], result.intensity.apply))

@@ -85,43 +85,6 @@ def test_hidden_nodes_and_other_attributes_are_not_offered(scene):
     assert selector.currentNode() is None
 
 
-def test_a_checkable_selector_reports_what_is_checked(scene):
-    selector, changes = slicer.qMRMLCheckableNodeComboBox(), []
-    selector.nodeTypes = ["vtkMRMLMarkupsROINode"]
-    selector.setMRMLScene(slicer.mrmlScene)
-    selector.connect("checkedNodesChanged()", lambda: changes.append(len(selector.checkedNodes())))
-    left, right = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name) for name in ("left", "right"))
-    selector.check(left)
-    selector.check(right)
-    slicer.mrmlScene.RemoveNode(left)
-    assert selector.checkedNodes() == [right]
-    assert changes == [1, 2, 1]
-
-
-def test_a_segment_selector_follows_the_segmentation(segmentation):
-    selector, chosen = slicer.qMRMLSegmentSelectorWidget(), []
-    selector.setMRMLScene(slicer.mrmlScene)
-    selector.connect("currentSegmentChanged(QString)", chosen.append)
-    selector.setCurrentNode(segmentation)
-    segmentation.GetSegmentation().AddEmptySegment("spleen", "Spleen")
-    selector.setCurrentSegmentID("spleen")
-    segmentation.GetSegmentation().RemoveSegment("spleen")
-    assert chosen == ["liver", "spleen", "liver"]
-    assert selector.segmentIDs() == ["liver"]
-
-
-def test_placing_a_roi_switches_the_interaction_mode(scene):
-    widget, modes = slicer.qSlicerMarkupsPlaceWidget(), []
-    widget.setMRMLScene(slicer.mrmlScene)
-    widget.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode"))
-    widget.connect("activeMarkupsPlaceModeChanged(bool)", modes.append)
-    interaction = slicer.app.applicationLogic().GetInteractionNode()
-    widget.setPlaceModeEnabled(True)
-    assert interaction.GetCurrentInteractionMode() == interaction.Place
-    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
-    assert modes == [True, False]
-
-
 def test_the_slice_views_convert_between_pixels_and_ras(volume):
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     widget = slicer.app.layoutManager().sliceWidget("Red")

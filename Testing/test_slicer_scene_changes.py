@@ -332,3 +332,14 @@ def test_no_text_of_the_panels_speaks_of_nodes_or_of_predicted_iou_without_confi
     for text in texts:
         assert not re.search(r"\bnodes?\b", text, re.IGNORECASE), text
         assert "IoU" not in text or "onfidence" in text, text
+
+
+def test_the_panel_with_a_result_fits_a_narrow_window_without_scroll_bars(panel):
+    node = parameters(panel)
+    node.volume, node.rois = block_volume(), [block_roi("liver")]
+    apply(panel)
+    form = panel.ui.nextStepLabel.parent()
+    assert form.minimumSizeHint.width() <= 420
+    layout = form.layout()
+    height = layout.heightForWidth(420) if layout.hasHeightForWidth() else form.sizeHint.height()
+    assert height <= 850  # of 1050, of which Slicer's menus, tool bars and the panel's help take the rest

@@ -159,7 +159,7 @@ def _cases(
         for segment in segments:
             ids.draw(labels, _mask(segment, volumeNode), segment.name)
         title = re.sub(r"\W+", "_", volumeNode.GetName()).strip("_") or "volume"
-        yield RawCase(f"{title}_{number + 1}", snapshot.view_KJI, labels, snapshot.geometry)
+        yield RawCase(f"{title}_{number + 1}", snapshot.voxels, labels, snapshot.geometry)
     _goOn(progress, len(drawn), len(drawn), "")
 
 

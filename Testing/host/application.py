@@ -167,10 +167,10 @@ class qSlicerApplication(host_class(QtWidgets.QApplication)):
 
 def make_widget_classes() -> dict[str, type]:
     """Every listed class of `slicer`: written in the stand-in, or with the listed names and nothing behind them."""
-    from host import markups_widgets, mrml_widgets, segment_editor, segment_effect, segment_widgets, slice_views
+    from host import mrml_widgets, segment_editor, segment_effect, segment_widgets, slice_views
 
     written: dict[str, type] = {}
-    for module in (mrml_widgets, segment_widgets, markups_widgets, slice_views, segment_editor, segment_effect):
+    for module in (mrml_widgets, segment_widgets, slice_views, segment_editor, segment_effect):
         for value in vars(module).values():
             if isinstance(value, HostType) and str(getattr(value, "_api", "")).startswith("slicer."):
                 written[value.__name__] = value

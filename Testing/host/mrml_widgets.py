@@ -10,7 +10,6 @@ from host.observed import observe
 from host.pythonqt import host_class
 from host.qt_module import qt
 from host.signals import emit
-from host.value_widgets import ctkRangeWidget, ctkSliderWidget
 from host.widgets_ctk import ctkCollapsibleButton
 
 _SCENE_EVENTS = ("NodeAdded", "NodeRemoved", "EndClose", "EndImport", "EndBatchProcess")
@@ -51,18 +50,6 @@ class qSlicerWidget(Widget, SceneAware):
 
 class qMRMLCollapsibleButton(ctkCollapsibleButton, SceneAware):
     _host_class, _api = True, "slicer.qMRMLCollapsibleButton"
-
-
-class qMRMLSliderWidget(ctkSliderWidget, SceneAware):
-    _host_class, _api = True, "slicer.qMRMLSliderWidget"
-
-
-class qMRMLRangeWidget(ctkRangeWidget, SceneAware):
-    _host_class, _api = True, "slicer.qMRMLRangeWidget"
-
-
-class qMRMLSpinBox(host_class(QtWidgets.QDoubleSpinBox), SceneAware):
-    _host_class, _api = True, "slicer.qMRMLSpinBox"
 
 
 class qMRMLNodeComboBox(Widget, SceneAware):
@@ -206,44 +193,3 @@ class qMRMLNodeComboBox(Widget, SceneAware):
         node = self.currentNode()
         emit(self, "nodeAboutToBeRemoved(vtkMRMLNode*)", node)
         self._scene.RemoveNode(node)
-
-
-class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
-    """A node selector with a check mark for each node."""
-
-    _host_class, _api = True, "slicer.qMRMLCheckableNodeComboBox"
-    _checked_ids: tuple[str, ...] = ()
-
-    def setCheckState(self, node: Any, state: Any) -> None:
-        ids = [i for i in self._checked_ids if i != node.GetID()] + ([node.GetID()] if state == qt.Qt.Checked else [])
-        if set(ids) != set(self._checked_ids):
-            self._checked_ids = tuple(ids)
-            emit(self, "checkedNodesChanged()")
-
-    def checkState(self, node: Any) -> Any:
-        return qt.Qt.Checked if node.GetID() in self._checked_ids else qt.Qt.Unchecked
-
-    def check(self, node: Any) -> None:
-        self.setCheckState(node, qt.Qt.Checked)
-
-    def uncheck(self, node: Any) -> None:
-        self.setCheckState(node, qt.Qt.Unchecked)
-
-    def checkedNodes(self) -> list[Any]:
-        return [node for node in self._nodes() if node.GetID() in self._checked_ids]
-
-    def uncheckedNodes(self) -> list[Any]:
-        return [node for node in self._nodes() if node.GetID() not in self._checked_ids]
-
-    def allChecked(self) -> bool:
-        return not self.uncheckedNodes()
-
-    def noneChecked(self) -> bool:
-        return not self.checkedNodes()
-
-    def _scene_changed(self) -> None:
-        super()._scene_changed()
-        remaining = {node.GetID() for node in self._nodes()}
-        if not set(self._checked_ids) <= remaining:
-            self._checked_ids = tuple(i for i in self._checked_ids if i in remaining)
-            emit(self, "checkedNodesChanged()")

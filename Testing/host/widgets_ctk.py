@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -17,7 +16,6 @@ from host import api
 from host.pythonqt import HostType, NotInStandIn, host_class
 from host.qt_module import qt, ui_classes
 from host.signals import emit
-from host.value_widgets import ctkRangeWidget, ctkSliderWidget
 
 Widget: Any = host_class(QtWidgets.QWidget)
 _HEADER_HEIGHT = 24
@@ -84,28 +82,6 @@ class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):
         painter.end()
 
 
-class ctkCollapsibleGroupBox(host_class(QtWidgets.QGroupBox)):
-    _host_class, _api = True, "ctk.ctkCollapsibleGroupBox"
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.setCheckable(True)
-        self.setChecked(True)
-        self.connect("toggled(bool)", self.expand)
-
-    def _get_collapsed(self) -> bool:
-        return not self.checked
-
-    def _set_collapsed(self, collapsed: bool) -> None:
-        self.checked = not collapsed
-
-    def expand(self, expanded: bool) -> None:
-        self.checked = expanded
-        for child in self.children():
-            if child.isWidgetType():
-                child.setVisible(expanded)
-
-
 class ctkPathLineEdit(Widget):
     """An editable path with a button to browse."""
 
@@ -148,66 +124,6 @@ class ctkPathLineEdit(Widget):
             self.currentPath = chosen
 
 
-class ctkDirectoryButton(Widget):
-    """A button that shows and changes a folder."""
-
-    _host_class, _api = True, "ctk.ctkDirectoryButton"
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(next((a for a in args if isinstance(a, QtWidgets.QWidget)), None))
-        self._directory = next((a for a in args if isinstance(a, str)), ".")
-        self._button = qt.QPushButton(self._directory)
-        layout = qt.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._button)
-        self._button.connect("clicked()", self.browse)
-
-    def _get_directory(self) -> str:
-        return str(Path(self._directory).absolute())
-
-    def _set_directory(self, directory: str) -> None:
-        changed = directory != self._directory
-        self._directory = self._button.text = directory
-        if changed:
-            emit(self, "directoryChanged(QString)", directory)
-
-    def browse(self) -> None:
-        chosen = qt.QFileDialog.getExistingDirectory(self, self.caption, self.directory)
-        if chosen:
-            self.directory = chosen
-            emit(self, "directorySelected(QString)", chosen)
-
-
-class ctkCheckableComboBox(host_class(QtWidgets.QComboBox)):
-    _host_class, _api = True, "ctk.ctkCheckableComboBox"
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.model().connect("dataChanged(QModelIndex,QModelIndex,QVector<int>)", self._data_changed)
-
-    def _data_changed(self) -> None:
-        emit(self, "checkedIndexesChanged()")
-
-    def checkableModel(self) -> Any:
-        return self.model()
-
-    def checkState(self, index: QtCore.QModelIndex) -> Any:
-        return qt.Qt.Checked if index in self.checkedIndexes() else qt.Qt.Unchecked
-
-    def setCheckState(self, index: QtCore.QModelIndex, state: Any) -> None:
-        self.model().setData(index, state, qt.Qt.CheckStateRole)
-
-    def checkedIndexes(self) -> list[QtCore.QModelIndex]:
-        indexes = [self.model().index(row, 0) for row in range(self.count)]
-        return [i for i in indexes if self.model().data(i, qt.Qt.CheckStateRole) in (2, qt.Qt.Checked)]
-
-    def allChecked(self) -> bool:
-        return len(self.checkedIndexes()) == self.count
-
-    def noneChecked(self) -> bool:
-        return not self.checkedIndexes()
-
-
 _PLAIN = {
     "ctkComboBox": QtWidgets.QComboBox,
     "ctkMessageBox": QtWidgets.QMessageBox,
@@ -229,7 +145,7 @@ def make_module() -> types.ModuleType:
     """The module object to put into `sys.modules["ctk"]`."""
     module = types.ModuleType("ctk", "Stand-in for Slicer's ctk module")
     written = [value for value in globals().values() if isinstance(value, HostType)]
-    for value in [*written, ctkRangeWidget, ctkSliderWidget]:
+    for value in written:
         if value.__name__.startswith("ctk"):
             setattr(module, value.__name__, value)
     for name, base in _PLAIN.items():

@@ -254,6 +254,7 @@ def _writerOf(output: str | Path | None) -> Callable[[slicer.vtkMRMLSegmentation
 def _saveLabelmap(segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path) -> bool:
     """Writes all segments as one volume of labels on the segmentation's geometry."""
     scene = segmentationNode.GetScene()
+    tables = slicer.util.getNodesByClass("vtkMRMLColorTableNode", scene)
     labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", path.name)
     try:
         exported = slicer.vtkSlicerSegmentationsModuleLogic.ExportAllSegmentsToLabelmapNode(
@@ -261,11 +262,10 @@ def _saveLabelmap(segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path) 
         )
         return bool(exported) and bool(slicer.util.saveNode(labels, str(path)))
     finally:
-        displayNode = labels.GetDisplayNode()
-        colors = displayNode.GetColorNode() if displayNode is not None else None
         removeWithHelpers(scene, labels)
-        if colors is not None and scene.IsNodePresent(colors) and colors.GetName().startswith(path.name):
-            scene.RemoveNode(colors)
+        for table in slicer.util.getNodesByClass("vtkMRMLColorTableNode", scene):
+            if table not in tables:  # the export's, with a colour for each segment
+                removeWithHelpers(scene, table)
 
 
 def _split(
