@@ -64,15 +64,15 @@ class AsksToStop(Callback):
 
 
 def test_a_run_that_is_asked_to_stop_is_saved_after_its_step_and_goes_on_as_if_nothing_had_been(store, tmp_path):
-    recipe = tiny_recipe(run__steps=3, run__checkpoint_every=100, run__validate_every=100)
+    recipe = tiny_recipe(run__steps=4, run__checkpoint_every=100, run__validate_every=100)
     train(recipe, [store], tmp_path / "stopped", callbacks=[AsksToStop()])
-    assert read_state(tmp_path / "stopped" / "last.pt")["step"] == 1
+    assert read_state(tmp_path / "stopped" / "last.pt")["step"] == 2  # a step is told of when the next is taken
     assert not (tmp_path / "stopped" / "stop").exists()
     train(recipe, [store], tmp_path / "stopped", callbacks=[])
     train(recipe, [store], tmp_path / "straight", callbacks=[])
     losses = [[row["loss"] for row in read_log(tmp_path / name / "train.csv")] for name in ("stopped", "straight")]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 3
+    assert len(losses[0]) == 4
 
 
 class StopsAfter(Callback):
