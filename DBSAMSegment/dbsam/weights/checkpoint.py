@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dbsam.io.files import atomic_path
 from dbsam.modeling.builder import build_model
-from dbsam.modeling.config import SYSTEMS, DBSAMConfig
+from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.progress import CancelToken, ProgressCallback
 from dbsam.weights.cache_dir import remembered_digest
@@ -215,7 +215,7 @@ def pickled_system(path: Path) -> str:
     """
     state = _load_pickle(path)
     tensors = _state_dict(state, path)
-    if any(key.startswith(_TINY_VIT_KEYS) for key in tensors) and "medsam-lite" in SYSTEMS:
+    if any(key.startswith(_TINY_VIT_KEYS) for key in tensors):
         return "medsam-lite"
     return "sam" if _is_state_dict(state) else "medsam"
 
