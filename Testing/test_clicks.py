@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from cases import write_tiny_weights
 from numpy.typing import NDArray
 from phantoms import centred_grid, random_rotation, whole_box
 from threshold_predictor import ThresholdPredictor
@@ -15,6 +18,7 @@ import dbsam
 from dbsam.cli.case import Case, run_case
 from dbsam.cli.manifest import ManifestError, read_manifest
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.inference.predictor import ModelPredictor
 from dbsam.inference.segmenter import (
     Cancelled,
     CancelToken,
@@ -336,3 +340,38 @@ def test_a_table_has_columns_for_clicks(tmp_path: Path) -> None:
     table.write_text("volume,output,box_ijk,include\nv.nrrd,m.nrrd,0 0 0 9 9 9,1 nan 3\n")
     with pytest.raises(ManifestError, match="include needs 3 numbers, not '1 nan 3'"):
         read_manifest(table, parse_window)
+
+
+def test_a_network_gets_clicks_in_its_own_pixels_and_its_former_logits(tmp_path: Path) -> None:
+    write_tiny_weights(tmp_path / "tiny.safetensors")
+    loaded = dbsam.load_predictor(tmp_path / "tiny.safetensors", "cpu").model
+    assert not ModelPredictor(loaded, "tiny").takes_points
+    loaded.config = replace(loaded.config, trained_clicks=True)
+    predictor = ModelPredictor(loaded, "tiny")
+    assert predictor.takes_points
+    size, box_xyxy = loaded.config.image_size, np.array([10.0, 12.0, 29.0, 27.0])
+    image = np.repeat(TWO.voxels[6][..., None], 3, axis=2)
+    region = predictor.region_for(box_xyxy, (SIZE, SIZE), (1.0, 1.0))
+    [embedding] = predictor.encode([image], [region])
+    former = predictor.decode(embedding, box_xyxy[None])
+    corrected = predictor.decode(
+        embedding, box_xyxy[None], np.array([[[20.0, 15.0], [12.5, 26.0]]]), np.array([[1, 0]]), former.logits
+    )
+    scale = size / region.width
+
+    def in_input(x: float, y: float) -> list[float]:  # pixel centres at whole numbers, there and here
+        return [(x - region.x0) * scale - 0.5, (y - region.y0) * scale - 0.5]
+
+    with torch.inference_mode():
+        expected, _ = loaded.decode(
+            embedding.encoded,
+            torch.tensor([[*in_input(10, 12), *in_input(29, 27)]], dtype=torch.float32),
+            torch.tensor([[in_input(20, 15), in_input(12.5, 26)]], dtype=torch.float32),
+            torch.tensor([[1, 0]]),
+            torch.from_numpy(former.logits)[:, None],
+        )
+    np.testing.assert_allclose(corrected.logits, expected.numpy(), atol=1e-5)
+    assert not np.allclose(corrected.logits, former.logits, atol=1e-3)
+    engine = VolumeSegmenter(predictor)
+    result = engine.correct(TWO, first_result(engine), [click(12, 12, 6, include=True)])
+    assert next(report for report in result.slices if report.index == 6).clicks == 1

@@ -209,26 +209,19 @@ class ModelPredictor:
         import torch
 
         size, region = self.model.config.image_size, embedding.region
-        prompts = [self._tensor(region.boxes_to_input(boxes_xyxy, size).astype(np.float32))]
-        if points_xy is not None or mask_prompt is not None:
-            prompts += [
-                None if points_xy is None else self._tensor(region.points_to_input(points_xy, size).astype(np.float32)),
-                None if point_labels is None else self._tensor(np.asarray(point_labels, np.int64)),
-                None if mask_prompt is None else self._mask_prompt(mask_prompt),
-            ]
+        boxes = self._tensor(region.boxes_to_input(boxes_xyxy, size).astype(np.float32))
+        corrections = {}
+        if points_xy is not None:
+            corrections["points_xy"] = self._tensor(region.points_to_input(points_xy, size).astype(np.float32))
+            corrections["point_labels"] = self._tensor(np.asarray(point_labels, np.int64))
+        if mask_prompt is not None:
+            corrections["mask_prompt"] = self._tensor(mask_prompt[:, None])
         with torch.inference_mode(), self._autocast():
-            logits, predicted_iou = self.model.decode(embedding.encoded, *prompts)
+            logits, predicted_iou = self.model.decode(embedding.encoded, boxes, **corrections)
         estimates = predicted_iou.float().cpu().numpy()
         return DecodedMasks(
             logits.float().cpu().numpy(), estimates if self.calibration is None else self.calibration(estimates)
         )
-
-    def _mask_prompt(self, logits: NDArray[np.float32]) -> Any:
-        """Former logits (N, h, w) as the prompt encoder takes them: (N, 1, 4 grid, 4 grid)."""
-        from torch.nn import functional as F
-
-        size = self.model.config.mask_prompt_size
-        return F.interpolate(self._tensor(logits)[:, None], (size, size), mode="area")
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         import torch
