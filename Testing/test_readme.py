@@ -18,6 +18,8 @@ from dbsam.weights.load import find_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("command-line.md", "python.md")]
+SLICER = (ROOT / "docs/slicer.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 SAMPLE = ROOT / "Resources" / "Sample"
 
@@ -25,8 +27,8 @@ needs_weights = pytest.mark.skipif(find_weights("compact") is None, reason="no c
 
 
 def blocks(language: str) -> list[str]:
-    """The code blocks outside the section on Slicer, whose test is test_slicer_readme.py."""
-    text = re.sub(r"^## In Slicer$.*?(?=^## )", "", README, flags=re.DOTALL | re.MULTILINE)
+    """The code blocks of the README and its pages; those of docs/slicer.md are in test_slicer_readme.py."""
+    text = "\n".join([README, *PAGES])
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
@@ -76,7 +78,7 @@ def test_the_tutorials_python_example_runs_as_it_stands():
 
 
 def test_the_exit_codes_are_those_of_the_command():
-    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES[0], re.MULTILINE)}
     assert table == {int(code) for code in ExitCode}
 
 
@@ -87,7 +89,9 @@ def test_the_two_commands_are_targets_of_the_makefile():
     assert {"demo", "test"} <= set(targets)
 
 
-@pytest.mark.parametrize(("text", "folder"), [(README, ROOT), (TUTORIAL, ROOT / "docs")], ids=["README", "tutorial"])
+@pytest.mark.parametrize(
+    ("text", "folder"), [(README, ROOT), *((page, ROOT / "docs") for page in (TUTORIAL, SLICER, *PAGES))]
+)
 def test_links_within_the_repository_lead_somewhere(text, folder):
     links = re.findall(r"\]\(((?!https?:|#)[^)]+)\)", text)
     assert links

@@ -1,4 +1,4 @@
-"""What the README tells a user of Slicer to type in the console does what it says."""
+"""What docs/slicer.md tells a user of Slicer to type in the console does what it says."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from dbsam.weights.load import find_weights
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "Resources" / "Sample"
-SECTION = re.search(
-    r"^## In Slicer$(.*?)(?=^## )", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-)[1]
+SECTION = (ROOT / "docs/slicer.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
 
 
