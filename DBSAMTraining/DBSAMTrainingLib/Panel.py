@@ -23,7 +23,17 @@ from .TrainingProcess import canGoOn
 if TYPE_CHECKING:
     from DBSAMTraining import DBSAMTrainingLogic
 
-RECIPES = ("finetune", "compact", "compact-open", "paper", "medsam", "ablation-channel-attention", "ablation-bilateral")
+RECIPES = (
+    "finetune",
+    "compact",
+    "compact-clicks",
+    "compact-open",
+    "dbsam-lite",
+    "paper",
+    "medsam",
+    "ablation-channel-attention",
+    "ablation-bilateral",
+)
 _WATCH_MILLISECONDS = 1000
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.dbsam import DBSAM
 
-TRUNCATED_NORMAL_STD = 0.02
-
 
 def build_model(config: DBSAMConfig) -> DBSAM:
     """A network with new weights, in training mode, gradients only where the configuration trains."""

@@ -187,11 +187,6 @@ class DBSAMConfig:
         """Whether any part needs the convolution branch."""
         return self.bilateral or self.fusion
 
-    @property
-    def has_adapters(self) -> bool:
-        """Whether the image encoder is more than SAM's."""
-        return self.uses_conv_branch or self.channel_attention != "none"
-
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
