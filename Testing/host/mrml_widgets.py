@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import slicer
 from PySide6 import QtWidgets
 
 from host.observed import observe
@@ -115,10 +116,9 @@ class qMRMLNodeComboBox(Widget, SceneAware):
     def _nodes(self) -> list[Any]:
         if self._scene is None:
             return []
-        scene = self._scene
-        nodes = (scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes()))
-        kinds = self._node_types
-        return [node for node in nodes if any(node.IsA(kind) for kind in kinds) and self._accepts(node)]
+        # Asked of the scene by class: a node's number is found by counting, and a scene may hold thousands.
+        found = {node.GetID(): node for kind in self._node_types for node in slicer.util.getNodesByClass(kind, self._scene)}
+        return [node for node in found.values() if self._accepts(node)]
 
     def _scene_changed(self) -> None:
         if self._scene is not None and self._scene.IsBatchProcessing():
