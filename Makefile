@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := Resources/Sample
+# Tests of processes that wait for each other: beside busy ones they'd measure the machine.
+WAITING := Testing/test_worker.py Testing/test_slicer_worker.py
 
 .PHONY: demo test screenshots benchmarks setup clean help
 
@@ -35,7 +37,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(WAITING:%=--ignore=%)
+	$(BIN)/python -m pytest $(WAITING)
 
 screenshots: $(STAMP)
 	$(BIN)/python Testing/render_screenshots.py

@@ -239,7 +239,6 @@ DECODED = (
     "MR_small_implicit.dcm",
     "SC_rgb_rle_16bit.dcm",
     "SC_rgb_rle.dcm",
-    "JPGExtended.dcm",
     "SC_rgb_jpeg_dcmtk.dcm",
     "SC_rgb_dcmtk_+eb+cy+np.dcm",
     "image_dfl.dcm",

@@ -16,7 +16,9 @@ from dbsam_training.cli_training import add_training_commands
 logger = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FILE = 0, 1, 2, 3  # as the command dbsam's
-_WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
+_PLACE_TAKEN = (FileExistsError, NotADirectoryError)
+"""An output where something else lies: a wrong argument."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else error
         print(f"dbsam-train {options.command}: {reason}", file=sys.stderr)
-        return EXIT_FILE if isinstance(error, _WRONG_PATH) else EXIT_FAILED
+        if isinstance(error, _PLACE_TAKEN):
+            return EXIT_USAGE
+        return EXIT_FILE if isinstance(error, _UNREADABLE) else EXIT_FAILED
     except ValueError as error:
         print(f"dbsam-train {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -117,7 +117,8 @@ class qMRMLNodeComboBox(Widget, SceneAware):
         if self._scene is None:
             return []
         # Asked of the scene by class: a node's number is found by counting, and a scene may hold thousands.
-        found = {node.GetID(): node for kind in self._node_types for node in slicer.util.getNodesByClass(kind, self._scene)}
+        by_class = (slicer.util.getNodesByClass(kind, self._scene) for kind in self._node_types)
+        found = {node.GetID(): node for nodes in by_class for node in nodes}
         return [node for node in found.values() if self._accepts(node)]
 
     def _scene_changed(self) -> None:
