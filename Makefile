@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := Resources/Sample
-# Tests of processes that wait for each other: beside busy ones they'd measure the machine.
-WAITING := Testing/test_worker.py Testing/test_slicer_worker.py
+# What compiles, measures or waits for other processes runs alone: beside busy tests it would measure the machine.
+ALONE := $(addprefix Testing/test_,api.py worker.py slicer_worker.py slicer_robustness.py)
 
 .PHONY: demo test screenshots benchmarks setup clean help
 
@@ -37,8 +37,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(WAITING:%=--ignore=%)
-	$(BIN)/python -m pytest $(WAITING)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest $(ALONE)
 
 screenshots: $(STAMP)
 	$(BIN)/python Testing/render_screenshots.py
