@@ -145,8 +145,10 @@ class SampleDataLogic:
 
     @staticmethod
     def registerCustomSampleDataSource(category: str = "Custom", **source: Any) -> None:
-        sources = slicer.modules.__dict__.setdefault("sampleDataSources", {})
-        sources.setdefault(category, []).append(SampleDataSource(**source))
+        sources = slicer.modules.__dict__.setdefault("sampleDataSources", {}).setdefault(category, [])
+        registered = SampleDataSource(**source)
+        if registered not in sources:  # as in Slicer, where a module that is loaded again adds nothing
+            sources.append(registered)
 
     def sourceForSampleName(self, name: str) -> SampleDataSource | None:
         registered = [s for sources in slicer.modules.sampleDataSources.values() for s in sources]
