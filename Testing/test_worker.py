@@ -62,6 +62,14 @@ def client(rule):
     result.stop()
 
 
+@pytest.fixture
+def heeding_ctrl_c():
+    """What a shell started in the background ignores Ctrl+C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def client_of(rule, **options):
     return WorkerClient(sys.executable, source=rule.source, source_options=rule.options, **options)
 
@@ -352,7 +360,7 @@ def test_the_process_ends_with_stop_also_in_the_middle_of_a_slice(client, rule):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_cancels_what_is_waited_for_and_spares_the_worker(client, rule):
+def test_ctrl_c_cancels_what_is_waited_for_and_spares_the_worker(client, rule, heeding_ctrl_c):
     rule.predictor.seconds_per_slice = 0.1
     process = started(client)
     job = client.submit(segment_job())

@@ -339,9 +339,8 @@ class WorkerClient:
             self._receive(message)
         if link.ready and not link.ended:
             for job in waiting:
-                link.send(Submit(job._news.number, job.priority, job.task))
-                if job.volume is not None:
-                    link.offer(job.volume)
+                follows = job.volume.identity if job.volume is not None and link.offer(job.volume) else ""
+                link.send(Submit(job._news.number, job.priority, job.task, follows))
                 job._news.sent = True
             link.pump(self._volume_named)
         if link.ended:
@@ -505,13 +504,15 @@ class _Link:
         else:
             time.sleep(seconds)
 
-    def offer(self, volume: VoxelSource, again: bool = False) -> None:
-        """Sends a volume, unless it was the last one that was sent."""
+    def offer(self, volume: VoxelSource, again: bool = False) -> bool:
+        """Sends a volume, unless it was the last one that was sent; returns whether it is on its way."""
         if any(one.identity == volume.identity for one in self._to_send):
-            return
-        if again or volume.identity != self._sent_last:
-            self._to_send.append(volume)
-            self._sent_last = volume.identity
+            return True
+        if not again and volume.identity == self._sent_last:
+            return False
+        self._to_send.append(volume)
+        self._sent_last = volume.identity
+        return True
 
     def pump(self, wanted: Callable[[str], VoxelSource | None]) -> None:
         """Sends more voxels, as many as the system takes in a few milliseconds."""

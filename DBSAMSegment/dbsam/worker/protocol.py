@@ -24,7 +24,7 @@ from dbsam.progress import Progress
 from dbsam.worker.channel import Frame
 from dbsam.worker.values import ProtocolError, ValueCodec
 
-VERSION = 1
+VERSION = 2
 
 
 class Priority(IntEnum):
@@ -211,11 +211,19 @@ class DecidedSlice:
 
 @dataclass(frozen=True)
 class Submit:
-    """Work; `job` is the application's number for it."""
+    """Work.
+
+    Attributes:
+        job: The application's number for it.
+        priority: See `Priority`.
+        task: What to do.
+        volume_follows: Identity of the volume that is on its way for it, so that nobody asks for it; empty for none.
+    """
 
     job: int
     priority: int
     task: Task
+    volume_follows: str = ""
 
 
 @dataclass(frozen=True)

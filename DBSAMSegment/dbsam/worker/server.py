@@ -141,6 +141,8 @@ class Worker:
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Submit):
+            if message.volume_follows:
+                self._volumes.expect(message.volume_follows)
             job = _Job(message, next(self._order))
             lane = self._files if isinstance(message.task, (DownloadTask, DescribeTask)) else self._computing
             lane.add(job)

@@ -63,6 +63,11 @@ class VolumeStore:
                     self._ask(identity)
                 self._condition.wait(_LOOK_SECONDS)
 
+    def expect(self, identity: str) -> None:
+        """A volume is on its way: whoever needs it waits without asking, or it would be sent twice."""
+        with self._condition:
+            self._asked.add(identity)
+
     def begin(self, message: VolumeBegin) -> None:
         """A volume follows; others that nobody needs make room for it."""
         with self._condition:
