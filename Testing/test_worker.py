@@ -208,7 +208,7 @@ def test_cancelling_is_told_at_once_and_the_worker_stops_within_one_slice(client
     client.poll()
     assert job.delivered
     assert job.cancelled
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < rule.predictor.seconds_per_slice
     encoded = rule.predictor.encoded_slices
     started(client)
     assert rule.predictor.encoded_slices <= encoded + 1
@@ -351,7 +351,7 @@ def test_the_process_ends_with_stop_also_in_the_middle_of_a_slice(client, rule):
     wait_until(client, lambda: bool(rule.predictor.threads))
     began = time.monotonic()
     client.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < rule.predictor.seconds_per_slice
     assert not is_running(process)
     client.poll()
     assert delivered == []

@@ -275,7 +275,7 @@ def _content(path: Path) -> Dataset:
     except MemoryError:
         raise
     except Exception as error:  # damaged files make pydicom raise nearly anything
-        raise ImageFileError(f"{path}: damaged, or no DICOM file: {error}") from error
+        raise ImageFileError(f"{path}: damaged or cut short, or no DICOM file: {error}") from error
     return content
 
 
