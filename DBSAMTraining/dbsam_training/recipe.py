@@ -48,11 +48,14 @@ class ModelOptions:
         settings: Settings that differ from the system's.
         base: Weights to start from: a name of the registry or a path; new weights if empty. SAM's are kept under the
             trained parts, so the checkpoint that is exported stores only those.
+        slice_base: Weights of the frozen ViT that sees the whole slice, for a system with a `slice_view`: a name of the
+            registry or a path; those in `base` if empty.
     """
 
     system: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
+    slice_base: str = ""
 
     @property
     def config(self) -> DBSAMConfig:
@@ -88,6 +91,7 @@ class DataOptions:
         superpixels_per_slice: Most regions of such a slice.
         neighbours: Keep the slices before and after as channels of a grey slice, for a model whose `slice_channels` is
             "neighbours" (protocol "objects").
+        slice_views: Keep the whole slice beside each patch, for a model with a `slice_view` (protocol "objects").
         sampling: "epochs": every sample once an epoch; "balanced": data sets in proportion to their size to the power
             `balance`, structures of a data set to the power 0.5, with replacement.
         balance: See `sampling`.
@@ -104,6 +108,7 @@ class DataOptions:
     superpixel_slices: tuple[WholeNumber, WholeNumber] = (0, 0)
     superpixels_per_slice: WholeNumber = 4
     neighbours: Flag = False
+    slice_views: Flag = False
     sampling: Literal["epochs", "balanced"] = "epochs"
     balance: NotNegative = 0.5
     ill_posed_weight: NotNegative = 1.0

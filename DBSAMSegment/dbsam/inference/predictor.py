@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.inference.calibration import Calibration
-from dbsam.preprocess.sampling import Region, box_region, network_input, slice_region
+from dbsam.preprocess.sampling import Region, box_region, network_input, resample_slice, slice_region
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from dbsam.modeling.dbsam import DBSAM, EncodedImages
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+_SLICES_KEPT = 64
+"""Whole slices whose features stay in memory, 2 to 4 MiB each: those of one pass through a volume, for the next box."""
 
 SMALLEST_BOX_SHARE = 0.3
 """A box whose longer side is a smaller share of the region's is served better by a region of its own."""
@@ -143,7 +148,8 @@ class ModelPredictor:
         self.calibration = calibration
         self.channels: Literal["repeat", "neighbours"] = model.config.slice_channels
         self._device = next(model.parameters()).device
-        self._encode: Callable[[Any, Any], EncodedImages] = self.model.encode
+        self._encode: Callable[..., EncodedImages] = self.model.encode
+        self._slices: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
             self._encode = _kept(torch.compile(self.model.encode, mode=mode))
@@ -179,18 +185,41 @@ class ModelPredictor:
         import torch
 
         config = self.model.config
-        inputs, valid = [], []
+        inputs, valid, seen = [], [], []
         for image, region in zip(images, regions, strict=True):
             if image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"A slice image must be (H, W, 3), not {image.shape}.")
             pixels, inside = network_input(image, region, config.image_size, config.source_grid)
             inputs.append(pixels.transpose(2, 0, 1))
             valid.append(inside[None])
+            if config.slice_view:
+                seen.append(self._seen(image, region))
         # float16 has too small a range for the neck's norms, which autocast computes in float32.
         autocast = self._autocast() if self._dtype == torch.float16 else nullcontext()
         with torch.inference_mode(), autocast:
-            encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)))
+            view = (torch.cat(seen),) if seen else ()
+            encoded = self._encode(self._tensor(np.stack(inputs)), self._tensor(np.stack(valid)), *view)
         return [ImageEmbedding(_image_of(encoded, n), region) for n, region in enumerate(regions)]
+
+    def _seen(self, image: NDArray[np.uint8], region: Region) -> torch.Tensor:
+        """What the view of the whole slice shows of a region; the slice is encoded unless it was lately."""
+        import torch
+
+        from dbsam.modeling.slice_view import SLICE_SIZE, cut_out
+
+        # A box's region is square in mm, which tells the shape of the pixels.
+        whole = slice_region(image.shape[:2], (round(region.height / region.width, 9), 1.0), square=True)
+        key = hashlib.blake2b(image.tobytes() + repr(whole).encode(), digest_size=16).digest()
+        with torch.inference_mode():
+            if key not in self._slices:
+                pixels, inside = resample_slice(image, whole, SLICE_SIZE)
+                shown = self._tensor(pixels.transpose(2, 0, 1)[None]), self._tensor(inside[None, None])
+                self._slices[key] = self.model.encode_slice(*shown).to(self._dtype)
+                while len(self._slices) > _SLICES_KEPT:
+                    self._slices.popitem(last=False)
+            self._slices.move_to_end(key)
+            edges = whole.boxes_to_input(np.array([region.x0, region.y0, region.x1, region.y1]), SLICE_SIZE)
+            return cut_out(self._slices[key], self._tensor(edges.astype(np.float32)))
 
     @property
     def takes_points(self) -> bool:
@@ -240,16 +269,20 @@ def _with_encoder_in(model: DBSAM, dtype: torch.dtype) -> DBSAM:
     """The model if its image encoder computes in `dtype` (and its neck in float32); else one with a copy that does."""
     import torch
 
-    encoder = model.image_encoder
-    neck = {id(value) for value in encoder.neck.parameters()}
-    types = {(id(value) in neck, value.dtype) for value in encoder.parameters()}
+    encoders = {"image_encoder": model.image_encoder}
+    if model.slice_encoder is not None:
+        encoders["slice_encoder"] = model.slice_encoder
+    neck = {id(value) for encoder in encoders.values() for value in encoder.neck.parameters()}
+    types = {(id(value) in neck, value.dtype) for encoder in encoders.values() for value in encoder.parameters()}
     if types <= {(False, dtype), (True, torch.float32)}:
         return model
     # The other parts are shared: what is in the memo is not copied.
-    shared = {id(part): part for name, part in model.named_children() if name != "image_encoder"}
+    shared = {id(part): part for name, part in model.named_children() if name not in encoders}
     copied = deepcopy(model, shared)
-    copied.image_encoder.to(dtype)
-    copied.image_encoder.neck.float()
+    for name in encoders:
+        encoder = copied.get_submodule(name)
+        encoder.to(dtype)
+        encoder.get_submodule("neck").float()
     return copied
 
 
@@ -262,14 +295,14 @@ def _image_of(encoded: EncodedImages, number: int) -> EncodedImages:
     return EncodedImages(embedding, tuple(features))
 
 
-def _kept(encode: Callable[[Any, Any], EncodedImages]) -> Callable[[Any, Any], EncodedImages]:
+def _kept(encode: Callable[..., EncodedImages]) -> Callable[..., EncodedImages]:
     """Copies the results, which CUDA graphs overwrite at the next call."""
 
-    def encode_and_copy(images: Any, valid: Any) -> EncodedImages:
+    def encode_and_copy(*inputs: Any) -> EncodedImages:
         from dbsam.modeling.dbsam import EncodedImages
 
         try:
-            encoded = encode(images, valid)
+            encoded = encode(*inputs)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise

@@ -71,6 +71,8 @@ class DBSAMConfig:
         train_vit: Whether the ViT branch is trained.
         train_neck: Whether SAM's neck is trained (released configuration: yes).
         train_prompt_encoder: Whether the prompt encoder is trained.
+        slice_view: Whether LiteMedSAM's frozen ViT sees the whole slice beside the region, and a region cuts its part
+            out of the features. Only with `input_region` "box" and a ViT branch of the project's own.
         trained_clicks: Whether points and a former mask are prompts that the network was trained with; then the prompt
             encoder's embeddings of points and masks are trained, and those of boxes stay.
         train_adapters: Whether the adapters are trained.
@@ -121,6 +123,7 @@ class DBSAMConfig:
     box_context: float = 1.75
     source_grid: int = 0
     slice_channels: Literal["repeat", "neighbours"] = "repeat"
+    slice_view: bool = False
     trained_clicks: bool = False
     train_vit: bool = False
     train_neck: bool = True
@@ -149,6 +152,11 @@ class DBSAMConfig:
             and len(self.stage_windows) == len(self.stage_heads)
         ):
             raise ValueError("A tiny_vit has four stages, of which the last three have heads and windows.")
+        if self.slice_view and (self.backbone != "vit" or self.input_region != "box" or not self.high_res_features):
+            raise ValueError(
+                'slice_view needs input_region "box", backbone "vit" and high_res_features, not '
+                f"{self.input_region!r}, {self.backbone!r} and {self.high_res_features}."
+            )
         if self.source_grid < 0 or (self.source_grid and self.input_region != "stretch"):
             raise ValueError(
                 f"source_grid {self.source_grid} with input_region {self.input_region!r}: a grid of whole pixels needs "
@@ -300,6 +308,7 @@ SYSTEMS: Mapping[str, DBSAMConfig] = {
     "dbsam-channel-attention": replace(_PAPER, system="dbsam-channel-attention", bilateral=False, fusion=False),
     "dbsam-bilateral": replace(_PAPER, system="dbsam-bilateral", fusion=False),
     "compact": _COMPACT,
+    "two-view": replace(_COMPACT, system="two-view", slice_view=True, trained_clicks=True),
     "medsam-lite": replace(
         _LITE_DECODER, system="medsam-lite", input_region="pad", trained_clicks=False, train_adapters=False
     ),

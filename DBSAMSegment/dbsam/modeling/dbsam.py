@@ -10,7 +10,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbsam.modeling.config import DBSAMConfig
+from dbsam.modeling.config import DBSAMConfig, named_config
 from dbsam.modeling.image_encoder import DualBranchImageEncoder, TinyViTImageEncoder
 from dbsam.modeling.mask_decoder import MaskDecoder
 
@@ -40,6 +40,7 @@ class DBSAM(nn.Module):
         super().__init__()
         self.config = config
         grid = (config.grid_size, config.grid_size)
+        self.slice_encoder = TinyViTImageEncoder(named_config("medsam-lite")) if config.slice_view else None
         self.image_encoder: DualBranchImageEncoder | TinyViTImageEncoder
         if config.backbone == "tiny_vit":
             self.image_encoder = TinyViTImageEncoder(config)
@@ -64,6 +65,8 @@ class DBSAM(nn.Module):
         for adapter in encoder.adapters():
             adapter.requires_grad_(config.train_adapters)
         self.prompt_encoder.requires_grad_(config.train_prompt_encoder)
+        if self.slice_encoder is not None:
+            self.slice_encoder.requires_grad_(False)
         if config.trained_clicks:
             prompts = self.prompt_encoder
             exclude, include = prompts.point_embeddings[:2]  # the others are a box's corners
@@ -85,19 +88,37 @@ class DBSAM(nn.Module):
             return normalised if valid is None else normalised * valid
         weight = torch.ones_like(images[:, :1]) if valid is None else valid
         if self.config.pixel_norm == "range":
-            inside = weight > 0
-            low = images.masked_fill(~inside, 255.0).amin((1, 2, 3), keepdim=True)
-            high = images.masked_fill(~inside, 0.0).amax((1, 2, 3), keepdim=True)
-            return (images - low) / (high - low).clamp_min(1.0) * weight
+            return _stretched(images, weight)
         count = weight.sum((1, 2, 3), keepdim=True).clamp_min(1.0) * images.shape[1]
         mean = (images * weight).sum((1, 2, 3), keepdim=True) / count
         variance = ((images - mean).square() * weight).sum((1, 2, 3), keepdim=True) / count
         # One grey value of spread at least: a flat region must not become amplified noise.
         return (images - mean) / variance.sqrt().clamp_min(1.0) * weight
 
-    def encode(self, images: Tensor, valid: Tensor | None = None) -> EncodedImages:
-        """Encode B images, see `normalise` for the arguments."""
-        embedding, features = self.image_encoder.forward_features(self.normalise(images, valid))
+    def encode_slice(self, slices: Tensor, valid: Tensor) -> Tensor:
+        """The features of whole slices, of which regions are cut out; for a configuration with a `slice_view`.
+
+        Args:
+            slices: (B, 3, SLICE_SIZE, SLICE_SIZE), 0..255.
+            valid: (B, 1, SLICE_SIZE, SLICE_SIZE), 1 inside the slice.
+
+        Returns:
+            (B, SLICE_CHANNELS, h, w).
+        """
+        assert self.slice_encoder is not None, "only a configuration with a slice view has one"
+        features: Tensor = self.slice_encoder(_stretched(slices, valid))
+        return features
+
+    def encode(self, images: Tensor, valid: Tensor | None = None, seen: Tensor | None = None) -> EncodedImages:
+        """Encode B images.
+
+        Args:
+            images: See `normalise`.
+            valid: See `normalise`.
+            seen: Their parts of `encode_slice`'s features (`slice_view.cut_out`), for a configuration with a
+                `slice_view`.
+        """
+        embedding, features = self.image_encoder.forward_features(self.normalise(images, valid), seen)
         return EncodedImages(embedding, tuple(features) if self.config.high_res_features else ())
 
     def decode(
@@ -140,6 +161,7 @@ class DBSAM(nn.Module):
         valid: Tensor | None = None,
         correct: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
         rounds: int = 0,
+        seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One box an image, with gradients: the training step's network.
 
@@ -149,11 +171,12 @@ class DBSAM(nn.Module):
             valid: See `normalise`.
             correct: Returns all clicks so far, as `decode` takes them, for the low-res logits of the round before.
             rounds: How often it is asked; each round's mask prompt is the mask of the round before.
+            seen: See `encode`.
 
         Returns:
             Low-res logits and predicted IoU of the box, followed by those of each round: ((1 + rounds) B, ...).
         """
-        encoded = self.encode(images, valid)
+        encoded = self.encode(images, valid, seen)
         results = [self.decode(encoded, boxes_xyxy)]
         for _ in range(rounds):
             assert correct is not None, "rounds need clicks"
@@ -174,3 +197,11 @@ class DBSAM(nn.Module):
 
         inside = share(y0, y1)[:, :, None] * share(x0, x1)[:, None, :]
         return inside.unsqueeze(1) * 2 - 1
+
+
+def _stretched(images: Tensor, weight: Tensor) -> Tensor:
+    """Pixel values so that the least and the greatest inside the slice are 0 and 1 (LiteMedSAM); 0 beyond."""
+    inside = weight > 0
+    low = images.masked_fill(~inside, 255.0).amin((1, 2, 3), keepdim=True)
+    high = images.masked_fill(~inside, 0.0).amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1.0) * weight

@@ -20,6 +20,7 @@ from dbsam.modeling.config import DBSAMConfig
 from dbsam.modeling.convolution_branch import ConvolutionBranch
 from dbsam.modeling.fusion import ViTConvFusion
 from dbsam.modeling.sam_attention import block_forward
+from dbsam.modeling.slice_view import SliceBlend
 from dbsam.modeling.tiny_vit import MBConv, PatchEmbed, PatchMerging, Stage, TinyViTBlock
 
 
@@ -80,10 +81,12 @@ class AdaptedEncoder(nn.Module):
             )
         if config.fusion:
             self.fusion = ViTConvFusion(dims[-1], config.fusion_ratio, config.fusion_gate_init)
+        self.slice_blend = SliceBlend(config) if config.slice_view else None
 
     def adapters(self) -> list[nn.Module]:
         """The parts that are not the ViT's."""
-        parts = [self.channel_attention, self.conv_branch, self.shallow_merging, self.bilateral, self.fusion]
+        blends = self.fusion, self.slice_blend
+        parts = [self.channel_attention, self.conv_branch, self.shallow_merging, self.bilateral, *blends]
         return [part for part in parts if part is not None]
 
     def shallow_features(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, list[Tensor]]:
@@ -130,11 +133,12 @@ class DualBranchImageEncoder(AdaptedEncoder, ImageEncoderViT):
         super().__init__(**vit_arguments(config))
         self.add_adapters(config)
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward_features(self, x: Tensor, seen: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Encode images.
 
         Args:
             x: Normalised images, (B, 3, image_size, image_size), float32.
+            seen: Their parts of the slices' features, for a configuration with a `slice_view` (`slice_view.cut_out`).
 
         Returns:
             The image embedding (B, prompt_embed_dim, grid, grid), and the convolution branch's maps above the token
@@ -146,12 +150,18 @@ class DualBranchImageEncoder(AdaptedEncoder, ImageEncoderViT):
         deep = self.patch_embed(x.to(dtype)).contiguous()
         if self.pos_embed is not None:
             deep = deep + self.pos_embed
+        if self.slice_blend is not None:
+            assert seen is not None, "a configuration with a slice view is given what the view shows"
+            to_tokens, to_embedding, to_map = self.slice_blend(seen.to(dtype))
+            deep = deep + to_tokens
+            maps = [each + to_map if each.shape[-1] == to_map.shape[-1] else each for each in maps]
         for index, block in enumerate(self.blocks):
             deep = self.run_block(partial(block_forward, block), deep)
             deep, shallow = self.adapt(index, deep, shallow)
         if self.fusion is not None:
             deep = self.fusion(deep, shallow)
-        return self.neck(deep.permute(0, 3, 1, 2).to(self.neck[0].weight.dtype)), maps
+        embedding = self.neck(deep.permute(0, 3, 1, 2).to(self.neck[0].weight.dtype))
+        return (embedding if self.slice_blend is None else embedding + to_embedding), maps
 
     def forward(self, x: Tensor) -> Tensor:
         """The image embedding alone, as `ImageEncoderViT.forward`."""
@@ -194,8 +204,8 @@ class TinyViTImageEncoder(AdaptedEncoder):
         )
         self.add_adapters(config)
 
-    def forward_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `DualBranchImageEncoder.forward_features`."""
+    def forward_features(self, x: Tensor, seen: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """See `DualBranchImageEncoder.forward_features`; there is no slice view beside this ViT."""
         dtype = next(self.patch_embed.parameters()).dtype
         shallow, maps = self.shallow_features(x, dtype)
         deep = self.stem(x.to(dtype, memory_format=torch.channels_last))

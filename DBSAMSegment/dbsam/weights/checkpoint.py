@@ -45,6 +45,7 @@ def sam_config(config: DBSAMConfig) -> DBSAMConfig:
         high_res_features=False,
         decoder_refinement=False,
         full_res_channels=0,
+        slice_view=False,
     )
 
 
@@ -64,6 +65,12 @@ def keys_above_base(config: DBSAMConfig) -> set[str]:
 def keys_beyond_sam(config: DBSAMConfig) -> set[str]:
     """Keys of the state dict that a SAM of the same sizes does not have."""
     return outline(config).state_dict().keys() - outline(sam_config(config)).state_dict().keys()
+
+
+def slice_view_keys(config: DBSAMConfig) -> set[str]:
+    """Keys of the state dict that belong to the view of the whole slice; none without one."""
+    without = replace(config, slice_view=False)
+    return outline(config).state_dict().keys() - outline(without).state_dict().keys()
 
 
 def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: bool = False) -> CheckpointInfo:

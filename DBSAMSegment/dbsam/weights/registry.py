@@ -102,6 +102,7 @@ REGISTRY: dict[str, WeightsEntry] = {
                 wheel_bytes=36_580_895,
             ),
         ),
+        _trained_by_user("two-view", "DB-SAM two-view"),
         _trained_by_user("dbsam", "DB-SAM"),
         _trained_by_user("dbsam-channel-attention", "DB-SAM, channel attention only"),
         _trained_by_user("dbsam-bilateral", "DB-SAM without final fusion"),

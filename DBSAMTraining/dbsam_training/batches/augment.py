@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dbsam.modeling.slice_view import SEEN_SIZE
 from dbsam_training.batches.boxes import bounds, draw_boxes
 from dbsam_training.batches.intensity import distort_batch
 from dbsam_training.batches.rng import Draws
@@ -32,6 +33,7 @@ class Batch:
         boxes_xyxy: (B, 4) in pixels of `images`.
         masks: (B, M, M), 0 or 1.
         mask_valid: (B, M, M), 1 inside the slice.
+        seen: (B, C, 64, 64), what a view of the whole slice shows of the region; None without one.
     """
 
     images: Tensor
@@ -39,14 +41,19 @@ class Batch:
     boxes_xyxy: Tensor
     masks: Tensor
     mask_valid: Tensor
+    seen: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return self._each(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which copies to a GPU do not wait (called by the DataLoader)."""
-        return Batch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
 
 
 def make_batch(
@@ -96,7 +103,16 @@ def make_batch(
         masks = torch.where(inserted[:, None, None], depth >= 0, masks)
     images = distort_batch(images, draws, augment)
     mask_valid = _inside(arrays["slices"], mask_grid)
-    return Batch(images, valid.unsqueeze(1), boxes, masks.float() * mask_valid, mask_valid)
+    seen = _seen(arrays, _grid(thetas, bend, SEEN_SIZE)) if "maps" in arrays else None
+    return Batch(images, valid.unsqueeze(1), boxes, masks.float() * mask_valid, mask_valid, seen)
+
+
+def _seen(arrays: Mapping[str, Tensor], grid: Tensor) -> Tensor:
+    """What the features of the whole slices show at places in the patches, as `slice_view.cut_out` samples them."""
+    x0, y0, x1, y1 = arrays["slices"].unbind(1)
+    corner, side = torch.stack([x0, y0], 1), torch.maximum(x1 - x0, y1 - y0)
+    places = 2 * (_pixels(grid) - corner[:, None, None]) / side[:, None, None, None] - 1
+    return F.grid_sample(arrays["maps"].float(), places, padding_mode="zeros", align_corners=False)
 
 
 def _corners(edges: Tensor) -> Tensor:

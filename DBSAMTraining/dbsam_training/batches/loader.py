@@ -35,12 +35,19 @@ class BatchDataset(Dataset[Batch]):
         rank: Of the process.
         world: Number of processes.
         device: Whose memory holds the samples; None to read them from disk.
+        maps: Name of the files of the slices' features, for a model with a slice view.
     """
 
     def __init__(
-        self, folders: Sequence[Path], recipe: Recipe, rank: int, world: int, device: torch.device | None = None
+        self,
+        folders: Sequence[Path],
+        recipe: Recipe,
+        rank: int,
+        world: int,
+        device: torch.device | None = None,
+        maps: str | None = None,
     ) -> None:
-        self._device = device
+        self._device, self._maps = device, maps
         self._folders, self._recipe = folders, recipe
         self._config = recipe.model.config
         self._rank, self._world = rank, world
@@ -76,16 +83,19 @@ class BatchDataset(Dataset[Batch]):
         if self._opened is None:
             store = TrainingStore(self._folders)
             run = self._recipe.run
-            self._opened = reader(store, self._device), Sampler(store, self._recipe.data, run.batch_size, run.seed)
+            self._opened = (
+                reader(store, self._device, self._maps),
+                Sampler(store, self._recipe.data, run.batch_size, run.seed),
+            )
         return self._opened
 
 
-def reader(store: TrainingStore, device: torch.device | None) -> Reader:
+def reader(store: TrainingStore, device: torch.device | None, maps: str | None = None) -> Reader:
     """What returns the arrays of samples by their positions: from disk, or from a device's memory."""
     if device is not None:
         return GpuStore(store, device).batch
     return lambda positions: {
-        name: torch.from_numpy(values) for name, values in store.batch(positions.tolist()).items()
+        name: torch.from_numpy(values) for name, values in store.batch(positions.tolist(), maps).items()
     }
 
 

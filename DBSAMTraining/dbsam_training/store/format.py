@@ -43,8 +43,17 @@ SAMPLE_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
     "cases": ((), np.int32),
     "structures": ((), np.int32),
 }
+VIEW_ARRAYS: Mapping[str, tuple[tuple[int, ...], type]] = {
+    "views": ((PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
+    "view_shapes": ((2,), np.int32),  # rows and columns that the slice fills, from the upper left
+    "view_rows": ((), np.int32),  # of a sample, in views
+}
+"""Whole slices, in stores with `data.slice_views`; several samples share one."""
+MAP_SHAPE = (256, 64, 64)
+"""Of what a frozen ViT makes of a view (`dbsam.modeling.slice_view`)."""
 ALL_ARRAYS = {**IMAGE_ARRAYS, **SAMPLE_ARRAYS}
-_LARGE = ("images", "greys", "masks")
+_WITH_VIEWS = {**ALL_ARRAYS, **VIEW_ARRAYS}
+_LARGE = ("images", "greys", "masks", "views")
 """Stay on disk; the others are a few hundred bytes a sample."""
 
 
@@ -61,6 +70,8 @@ class Sample:
         mask: (256, 256) bool.
         prompt_xyxy: The rectangle of the whole 3D object, as a 3D box shows it on this slice, in pixels of the image.
         slice_xyxy: Edges of the slice in pixels of the image, which may reach beyond.
+        view: (256, 256, 3) uint8, the whole slice with its longer side over the square, and the rows and columns that
+            it fills; None without.
         pixel: Pixels of the image for one 256th of the slice's longer side, the unit of the paper's box perturbation.
         case: Name of the case.
         structure: Name of the structure.
@@ -73,6 +84,7 @@ class Sample:
     pixel: float
     case: str
     structure: str
+    view: tuple[NDArray[np.uint8], tuple[int, int]] | None = None
 
 
 class TrainingStore:
@@ -86,6 +98,7 @@ class TrainingStore:
         dataset: (N,) data set of each sample.
         structure: (N,) structure of each sample.
         is_train: (N,) whether a sample is for training, else validation.
+        shards: What it is made of.
         seen: (N,) whether the object is on the slice; else its mask is empty.
 
     Raises:
@@ -97,25 +110,25 @@ class TrainingStore:
         contents = [read_store_facts(folder) for folder in self.folders]
         self.facts: dict[str, Any] = contents[0]
         self.datasets: dict[str, dict[str, Any]] = {}
-        self._shards: list[StoreShard] = []
+        self.shards: list[StoreShard] = []
         for folder, content in zip(self.folders, contents, strict=True):
             self.datasets |= content["datasets"]
-            self._shards += [StoreShard(folder / SHARDS / name) for name in content[SHARDS]]
-        self._shards = [shard for shard in self._shards if shard.samples]
-        if not self._shards:
+            self.shards += [StoreShard(folder / SHARDS / name) for name in content[SHARDS]]
+        self.shards = [shard for shard in self.shards if shard.samples]
+        if not self.shards:
             raise StoreError(f"{', '.join(map(str, self.folders))} holds no sample.")
-        self._ends = np.cumsum([shard.samples for shard in self._shards])
-        self.dataset_names = list(dict.fromkeys(shard.facts["dataset"] for shard in self._shards))
-        self.structure_names = list(dict.fromkeys(n for shard in self._shards for n in shard.facts["structures"]))
+        self._ends = np.cumsum([shard.samples for shard in self.shards])
+        self.dataset_names = list(dict.fromkeys(shard.facts["dataset"] for shard in self.shards))
+        self.structure_names = list(dict.fromkeys(n for shard in self.shards for n in shard.facts["structures"]))
         self.dataset = self._column(
-            [np.full(p.samples, self.dataset_names.index(p.facts["dataset"])) for p in self._shards]
+            [np.full(p.samples, self.dataset_names.index(p.facts["dataset"])) for p in self.shards]
         )
         codes = {name: code for code, name in enumerate(self.structure_names)}
         self.structure = self._column(
-            [np.array([codes[n] for n in p.facts["structures"]])[p.arrays["structures"]] for p in self._shards]
+            [np.array([codes[n] for n in p.facts["structures"]])[p.arrays["structures"]] for p in self.shards]
         )
-        self.is_train = self._column([np.full(p.samples, p.facts["split"] == "train") for p in self._shards])
-        self.seen = self._column([~np.isnan(p.arrays["hulls"][:, 0, 0]) for p in self._shards])
+        self.is_train = self._column([np.full(p.samples, p.facts["split"] == "train") for p in self.shards])
+        self.seen = self._column([~np.isnan(p.arrays["hulls"][:, 0, 0]) for p in self.shards])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -123,7 +136,7 @@ class TrainingStore:
     @property
     def signature(self) -> str:
         """Digest of everything in the store; two stores of one signature give the same training."""
-        digests = [shard.facts["sha256"] for shard in self._shards]
+        digests = [shard.facts["sha256"] for shard in self.shards]
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def indices(self, split: str) -> NDArray[np.int64]:
@@ -135,8 +148,12 @@ class TrainingStore:
         shard, row = self._locate(index)
         return str(shard.facts["cases"][shard.arrays["cases"][row]])
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], maps: str | None = None) -> dict[str, NDArray[Any]]:
         """The arrays of some samples, copied into memory.
+
+        Args:
+            indices: Positions of the samples.
+            maps: Name of the files of the slices' features (`trainer.slice_maps`), to return "maps" as well.
 
         Returns:
             "images" (B, 256, 256, 3) uint8; "masks" (B, 256, 256) uint8, 255 inside; "hulls" (B, 32, 2), NaN where the
@@ -150,16 +167,18 @@ class TrainingStore:
             values = {"images": np.broadcast_to(image, (PATCH_SIZE, PATCH_SIZE, 3))}
             values["masks"] = np.unpackbits(shard.row("masks", row), axis=1) * np.uint8(255)
             values |= {name: shard.arrays[name][row] for name in ("hulls", "prompts", "slices", "pixels")}
+            if maps is not None:
+                values["maps"] = shard.map(maps, int(shard.arrays["view_rows"][row]))
             for name, value in values.items():
                 columns.setdefault(name, []).append(value)
         return {name: np.stack(values) for name, values in columns.items()}
 
     def load(self) -> dict[str, NDArray[Any]]:
         """Everything but names, in memory: images and greys, masks still bit-packed, `rows` counted over all shards."""
-        loaded = {name: np.concatenate([shard.read(name) for shard in self._shards]) for name in ALL_ARRAYS}
-        images = np.cumsum([0, *(int(shard.facts["counts"]["images"]) for shard in self._shards)])
-        greys = np.cumsum([0, *(int(shard.facts["counts"]["greys"]) for shard in self._shards)])
-        sizes = [shard.samples for shard in self._shards]
+        loaded = {name: np.concatenate([shard.read(name) for shard in self.shards]) for name in ALL_ARRAYS}
+        images = np.cumsum([0, *(int(shard.facts["counts"]["images"]) for shard in self.shards)])
+        greys = np.cumsum([0, *(int(shard.facts["counts"]["greys"]) for shard in self.shards)])
+        sizes = [shard.samples for shard in self.shards]
         rows = loaded["rows"]
         rows += np.where(rows >= 0, np.repeat(images[:-1], sizes), -np.repeat(greys[:-1], sizes)).astype(np.int32)
         return loaded
@@ -170,12 +189,12 @@ class TrainingStore:
         Raises:
             StoreError: A file was changed or is damaged.
         """
-        for shard in self._shards:
+        for shard in self.shards:
             shard.verify()
 
     def _locate(self, index: int) -> tuple[StoreShard, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards[number], index - (int(self._ends[number - 1]) if number else 0)
+        return self.shards[number], index - (int(self._ends[number - 1]) if number else 0)
 
     @staticmethod
     def _column(pieces: list[NDArray[Any]]) -> NDArray[Any]:
@@ -189,6 +208,7 @@ class StoreShard:
         folder: Where it is.
         facts: Content of part.json.
         samples: Their number.
+        views: Number of whole slices in it.
         arrays: The small arrays, by name.
 
     Raises:
@@ -204,7 +224,9 @@ class StoreShard:
         counts = self.facts["counts"]
         self.samples = int(counts["samples"])
         self.arrays: dict[str, NDArray[Any]] = {}
-        for name, (shape, kind) in ALL_ARRAYS.items():
+        self.views = int(counts.get("views", 0))
+        counts = counts | {"view_shapes": self.views}
+        for name, (shape, kind) in (_WITH_VIEWS if self.views else ALL_ARRAYS).items():
             rows = int(counts.get(name, self.samples))
             file = folder / f"{name}.bin"
             wanted = rows * int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -219,10 +241,16 @@ class StoreShard:
 
         Memory maps are no faster here, hold a file handle each, and count every page as memory of this process.
         """
-        shape, kind = ALL_ARRAYS[name]
+        return self._row(f"{name}.bin", row, *_WITH_VIEWS[name])
+
+    def map(self, file_name: str, row: int) -> NDArray[np.float16]:
+        """The features of one whole slice, MAP_SHAPE."""
+        return self._row(file_name, row, MAP_SHAPE, np.float16)
+
+    def _row(self, file_name: str, row: int, shape: tuple[int, ...], kind: type) -> NDArray[Any]:
         count = int(np.prod(shape))
         offset = row * count * np.dtype(kind).itemsize
-        return np.fromfile(self.folder / f"{name}.bin", kind, count, offset=offset).reshape(shape)
+        return np.fromfile(self.folder / file_name, kind, count, offset=offset).reshape(shape)
 
     def read(self, name: str) -> NDArray[Any]:
         """One array, whole."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dbsam.geometry.bounds import mask_box_xyxy
 from dbsam.geometry.grid import slice_axes
 from dbsam.preprocess.intensity import IntensityWindow, resolve_intensity
-from dbsam.preprocess.sampling import Region, resample_slice
+from dbsam.preprocess.sampling import Region, resample_slice, slice_region
 from dbsam_training.data.case import Case, Source, Structure
 from dbsam_training.store.format import PATCH_SIZE, Sample
 
@@ -31,6 +31,7 @@ class PatchOptions:
         room: Side of a patch over the loosest prompt's longer side.
         beyond: Slices beyond each end of a 3D object that become examples of an empty mask.
         neighbours: Whether a grey slice keeps the slices before and after it as channels.
+        slice_views: Whether each sample keeps its whole slice as well.
         seed: Seed of the choice.
     """
 
@@ -39,6 +40,7 @@ class PatchOptions:
     room: float = 1.7
     beyond: int = 2
     neighbours: bool = False
+    slice_views: bool = False
     seed: int = 0
 
 
@@ -163,7 +165,15 @@ def cut_slice_object(
         pixel=shift / 20.0 * PATCH_SIZE / region.width,
         case=case.name,
         structure=structure.class_name,
+        view=_view(image, (spacing[x_axis], spacing[y_axis])) if options.slice_views else None,
     )
+
+
+def _view(image: NDArray[np.uint8], spacing_xy: tuple[float, float]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The whole slice as LiteMedSAM sees it, and the rows and columns that it fills."""
+    shown, valid = resample_slice(image, slice_region(image.shape[:2], spacing_xy, square=True), PATCH_SIZE)
+    filled = int(valid[:, 0].sum()), int(valid[0].sum())
+    return np.broadcast_to(np.rint(shown).clip(0, 255).astype(np.uint8), (PATCH_SIZE, PATCH_SIZE, 3)), filled
 
 
 def _loose_prompt(mask_KJI: NDArray[np.bool_], axis: int, index: int) -> NDArray[np.float64]:

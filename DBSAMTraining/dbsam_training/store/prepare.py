@@ -263,7 +263,7 @@ def _samples(shard: _Shard, read: Callable[[str], Case | None]) -> Iterator[Samp
                 yield from cut_slices(info, case, shard.intensity)
         return
     most = data.train_per_dataset if shard.split == "train" else data.val_per_dataset
-    options = PatchOptions(most=most, intensity=shard.intensity, neighbours=data.neighbours, seed=seed)
+    options = PatchOptions(most, shard.intensity, neighbours=data.neighbours, slice_views=data.slice_views, seed=seed)
     if shard.kind == "objects":
         yield from cut_objects(shard.source, shard.cases, read, options)
     else:
@@ -286,6 +286,7 @@ def _work_key(shard: _Shard) -> str:
             for k in (
                 *("train_per_dataset", "val_per_dataset", "superpixel_slices", "superpixels_per_slice"),
                 "neighbours",
+                *(("slice_views",) if data["slice_views"] else ()),  # stores from before it are not made anew
             )
         },
     ]

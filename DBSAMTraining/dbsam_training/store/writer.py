@@ -21,6 +21,7 @@ from dbsam_training.store.format import (
     SAMPLE_ARRAYS,
     SHARD_FILE,
     SHARDS,
+    VIEW_ARRAYS,
     Sample,
     write_json,
 )
@@ -43,7 +44,7 @@ class ShardWriter:
         self._facts = dict(facts)
         self._files: dict[str, BinaryIO] = {}
         try:
-            for array in ALL_ARRAYS:
+            for array in (*ALL_ARRAYS, *VIEW_ARRAYS):
                 self._files[array] = (self.work / f"{array}.bin").open("wb")
         except OSError:
             self.discard()
@@ -53,6 +54,7 @@ class ShardWriter:
         self._counts = dict.fromkeys((*IMAGE_ARRAYS, "samples"), 0)
         self._last: NDArray[np.uint8] | None = None
         self._row = 0
+        self._views: dict[bytes, int] = {}
 
     def add(self, sample: Sample) -> None:
         """Write one sample; an image that is the very same array as the last sample's is shared."""
@@ -76,7 +78,18 @@ class ShardWriter:
         for array, (shape, kind) in SAMPLE_ARRAYS.items():
             assert values[array].shape == shape, f"{array} is {values[array].shape}, not {shape}"
             self._write(array, values[array], kind)
+        if sample.view is not None:
+            self._write("view_rows", np.asarray(self._view_row(*sample.view)), np.int32)
         self._counts["samples"] += 1
+
+    def _view_row(self, view: NDArray[np.uint8], shape_hw: tuple[int, int]) -> int:
+        """Where a whole slice lies, which is written once."""
+        digest = hashlib.sha256(view.tobytes() + repr(shape_hw).encode()).digest()
+        if digest not in self._views:
+            self._views[digest] = len(self._views)
+            self._write("views", view, np.uint8)
+            self._write("view_shapes", np.array(shape_hw), np.int32)
+        return self._views[digest]
 
     def close(self, facts: Mapping[str, Any]) -> int:
         """Finish the shard, with more facts for part.json; returns its number of samples. An error leaves nothing."""
@@ -91,6 +104,12 @@ class ShardWriter:
             file.flush()
             os.fsync(file.fileno())
             file.close()
+        if self._views:
+            self._counts["views"] = len(self._views)
+        else:
+            for array in VIEW_ARRAYS:
+                del self._digests[array]
+                (self.work / f"{array}.bin").unlink()
         content = (
             self._facts
             | dict(facts)

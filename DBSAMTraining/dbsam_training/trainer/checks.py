@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHARED_OPTIONS = ("protocol", "neighbours")
+_SHARED_OPTIONS = ("protocol", "neighbours", "slice_views")
 """Settings of a store without which a recipe would train on something else; the others only say how much there is."""
 
 
@@ -41,6 +41,7 @@ def open_stores(folders: Sequence[Path], recipe: Recipe) -> TrainingStore:
             from.
     """
     _check_source_grid(recipe)
+    _check_slice_view(recipe)
     for folder in folders:
         options = read_store_facts(folder)["options"]
         for name in _SHARED_OPTIONS:
@@ -71,6 +72,19 @@ def _check_source_grid(recipe: Recipe) -> None:
             f"model.settings.source_grid is {config.source_grid}, and data.protocol {protocol!r} needs {grid}: the "
             f"model would be used on other pixels than it is trained on. Set it to {grid}."
         )
+
+
+def _check_slice_view(recipe: Recipe) -> None:
+    """A system that sees the whole slice beside a region is given both, by a ViT that knows something."""
+    system, has_view = recipe.model.system, recipe.model.config.slice_view
+    if has_view and not recipe.data.slice_views:
+        raise SettingError(f"model.system {system} sees whole slices: set data.slice_views to true.")
+    if has_view and not (recipe.model.slice_base or recipe.model.base):
+        raise SettingError(f"model.system {system} stands on a trained ViT: set model.slice_base to medsam-lite.")
+    if has_view and recipe.run.store_on_gpu:
+        raise SettingError(f"model.system {system} reads slices from the disk: set run.store_on_gpu to false.")
+    if recipe.model.slice_base and not has_view:
+        raise SettingError(f"model.slice_base is for systems with a slice view, and {system} has none: take it out.")
 
 
 def _check_licences(store: TrainingStore) -> None:

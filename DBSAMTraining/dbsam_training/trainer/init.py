@@ -10,8 +10,16 @@ import torch
 from torch import Tensor
 
 from dbsam.modeling.builder import build_model
+from dbsam.modeling.config import named_config
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.weights.checkpoint import keys_above_base, keys_beyond_sam, load_base, load_checkpoint
+from dbsam.weights.checkpoint import (
+    keys_above_base,
+    keys_beyond_sam,
+    load_base,
+    load_checkpoint,
+    read_base,
+    slice_view_keys,
+)
 from dbsam.weights.load import PICKLE_SUFFIXES, download, locate, weights_info
 from dbsam.weights.metadata import BaseReference
 from dbsam_training.recipe import ModelOptions, Recipe
@@ -42,6 +50,8 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
     else:
         start, _ = load_checkpoint(path)
         _take_over(model, start.state_dict(), recipe.model)
+    if recipe.model.slice_base:
+        _take_slice_encoder(model, base_file(recipe.model.slice_base))
     credits = [asdict(credit) for credit in info.datasets]
     weights_sha256 = sha256 or info.tensors_sha256
     return model, {
@@ -54,8 +64,14 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
 
 
 def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) -> None:
-    """Load weights of the same architecture, or of the SAM inside it: then what is beyond SAM keeps its new values."""
+    """Load weights of the same architecture, or of it without its slice view, or of the SAM inside it.
+
+    What they don't hold keeps its new values.
+    """
     beyond = keys_beyond_sam(model.config)
+    view = slice_view_keys(model.config)
+    if view.isdisjoint(weights):
+        weights = {key: value for key, value in model.state_dict().items() if key in view} | weights
     if beyond.isdisjoint(weights):
         weights = {key: value for key, value in model.state_dict().items() if key in beyond} | weights
     try:
@@ -65,6 +81,15 @@ def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) 
             f"model.base {options.base} has another architecture than model.system {options.system} with its settings: "
             f"{str(error).splitlines()[1].strip()}"
         ) from error
+
+
+def _take_slice_encoder(model: DBSAM, path: Path) -> None:
+    """Load the ViT that sees the whole slice from a file of LiteMedSAM's weights."""
+    prefix = "image_encoder."
+    weights = read_base(path, named_config("medsam-lite"))
+    encoder = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    assert model.slice_encoder is not None, "model.slice_base was checked against the system"
+    model.slice_encoder.load_state_dict(encoder)
 
 
 def base_file(name_or_path: str) -> Path:

@@ -74,7 +74,8 @@ def train(
                 clicks, rounds = correction(batch, recipe, step)
                 masks, valid = (truth.repeat(1 + rounds, 1, 1) for truth in (batch.masks, batch.mask_valid))
                 with fabric.no_backward_sync(run.network, enabled=part + 1 < parts):
-                    logits, predicted_iou = run.network(batch.images, batch.boxes_xyxy, batch.valid, clicks, rounds)
+                    prompts = batch.images, batch.boxes_xyxy, batch.valid
+                    logits, predicted_iou = run.network(*prompts, clicks, rounds, batch.seen)
                     loss = training_loss(logits, predicted_iou, masks, valid, recipe.loss.iou_weight)
                     fabric.backward(loss / parts)
                 total += loss.detach() / parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.weights.checkpoint import keys_beyond_sam
+from dbsam.weights.checkpoint import keys_beyond_sam, slice_view_keys
 from dbsam_training.recipe import OptimizerOptions
 
 
@@ -15,7 +15,8 @@ def make_optimizer(model: DBSAM, options: OptimizerOptions) -> torch.optim.AdamW
     Each group's "factor" scales the learning rate of a step.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    slower = trained.keys() - keys_beyond_sam(model.config) if options.base_learning_rate_factor != 1 else set()
+    new = slice_view_keys(model.config) or keys_beyond_sam(model.config)
+    slower = trained.keys() - new if options.base_learning_rate_factor != 1 else set()
     groups = []
     for names, factor in ((trained.keys() - slower, 1.0), (slower, options.base_learning_rate_factor)):
         chosen = [p for name, p in trained.items() if name in names]

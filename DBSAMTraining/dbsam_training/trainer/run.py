@@ -32,6 +32,7 @@ from dbsam_training.trainer.run_folder import (
     read_state,
     write_state,
 )
+from dbsam_training.trainer.slice_maps import fill_slice_maps
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,11 @@ class Run:
         if (folder / LAST).exists():
             self._resume()
         device = fabric.device if recipe.run.store_on_gpu and fabric.device.type != "cpu" else None
-        self.dataset = BatchDataset(stores, recipe, fabric.global_rank, fabric.world_size, device)
+        maps: str | None = None
+        if self.model.slice_encoder is not None:
+            with fabric.rank_zero_first():
+                maps = fill_slice_maps(self.store, self.model, fabric.device)
+        self.dataset = BatchDataset(stores, recipe, fabric.global_rank, fabric.world_size, device, maps)
 
     def batches(self) -> DataLoader[Batch]:
         """This process's batches of the steps to come, one for each gradient accumulation step."""
@@ -107,7 +112,7 @@ class Run:
         """Low-res logits and predicted IoU of the weights that are exported."""
         batch = batch.to(self.fabric.device)
         with self.fabric.autocast():
-            logits, iou = self.exported(batch.images, batch.boxes_xyxy, batch.valid)
+            logits, iou = self.exported(batch.images, batch.boxes_xyxy, batch.valid, seen=batch.seen)
         return logits.float(), iou.float()
 
     def asked_to_stop(self) -> bool:
