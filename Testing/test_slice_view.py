@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -177,12 +178,15 @@ def two_view_recipe(**changes: object) -> Recipe:
 
 
 def test_a_run_starts_from_the_weights_under_it_and_from_the_vits_own(model, tmp_path):
-    files = tmp_path / "lite_medsam.pth"
+    files = tmp_path / "own_lite.pth"
     lite = build_model(named_config("medsam-lite"))
     torch.save(lite.state_dict(), files)
-    started, base = init_model(two_view_recipe(model={"slice_base": str(files)}))
+    recipe = two_view_recipe(model={"slice_base": str(files)})
+    started, base = init_model(recipe)
     assert base is not None
     assert base["name"] == "compact"
+    assert base["slice_sha256"] == hashlib.sha256(files.read_bytes()).hexdigest()
+    assert base["datasets"][-1]["name"] == "own_lite (weights)"
     state, compact = started.state_dict(), load_model("compact", "cpu").model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in compact.items())
     encoder = lite.image_encoder.state_dict()

@@ -21,7 +21,8 @@ from dbsam.weights.checkpoint import (
     slice_view_keys,
 )
 from dbsam.weights.load import PICKLE_SUFFIXES, download, locate, weights_info
-from dbsam.weights.metadata import BaseReference
+from dbsam.weights.metadata import BaseReference, CheckpointInfo, DatasetCredit
+from dbsam.weights.registry import registered
 from dbsam_training.recipe import ModelOptions, Recipe
 from dbsam_training.schema import SettingError
 
@@ -31,7 +32,8 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
 
     Returns:
         The network on the CPU, and what it stands on: "name", "sha256" (of a SAM file under the trained parts, else
-        None), "weights_sha256" (in every case), "licence" and "datasets"; None for new weights.
+        None), "weights_sha256" (in every case), "slice_sha256" (of the ViT that sees the whole slice, else None),
+        "licence" and "datasets"; None for new weights.
 
     Raises:
         SettingError: The base has another architecture.
@@ -39,27 +41,36 @@ def init_model(recipe: Recipe) -> tuple[DBSAM, dict[str, Any] | None]:
     """
     torch.manual_seed(recipe.run.seed)
     config = recipe.model.config
-    if not recipe.model.base:
-        return build_model(config), None
-    path = base_file(recipe.model.base)
-    info = weights_info(path)
+    options = recipe.model
     model = build_model(config)
+    if not (options.base or options.slice_base):
+        return model, None
+    known = _take_base(model, options) if options.base else dict.fromkeys(("name", "licence", "weights_sha256"), "")
+    facts: dict[str, Any] = {"sha256": None, "datasets": [], "slice_sha256": None, **known}
+    if options.slice_base:
+        view = _take_slice_encoder(model, base_file(options.slice_base))
+        facts["slice_sha256"] = view.tensors_sha256
+        source = registered("medsam-lite").source
+        facts["datasets"].append(asdict(DatasetCredit(f"{view.name} (weights)", view.licence, source)))
+    return model, facts
+
+
+def _take_base(model: DBSAM, options: ModelOptions) -> dict[str, Any]:
+    """Load the weights to start from; returns what `init_model` tells of them."""
+    path = base_file(options.base)
+    info = weights_info(path)
     sha256: str | None = None
     if path.suffix in PICKLE_SUFFIXES:
         sha256 = load_base(model, path)
     else:
         start, _ = load_checkpoint(path)
-        _take_over(model, start.state_dict(), recipe.model)
-    if recipe.model.slice_base:
-        _take_slice_encoder(model, base_file(recipe.model.slice_base))
-    credits = [asdict(credit) for credit in info.datasets]
-    weights_sha256 = sha256 or info.tensors_sha256
-    return model, {
+        _take_over(model, start.state_dict(), options)
+    return {
         "name": info.name,
         "sha256": sha256,
-        "weights_sha256": weights_sha256,
+        "weights_sha256": sha256 or info.tensors_sha256,
         "licence": info.licence,
-        "datasets": credits,
+        "datasets": [asdict(credit) for credit in info.datasets],
     }
 
 
@@ -83,13 +94,14 @@ def _take_over(model: DBSAM, weights: dict[str, Tensor], options: ModelOptions) 
         ) from error
 
 
-def _take_slice_encoder(model: DBSAM, path: Path) -> None:
-    """Load the ViT that sees the whole slice from a file of LiteMedSAM's weights."""
+def _take_slice_encoder(model: DBSAM, path: Path) -> CheckpointInfo:
+    """Load the ViT that sees the whole slice from a file of LiteMedSAM's weights; returns whose they are."""
     prefix = "image_encoder."
     weights = read_base(path, named_config("medsam-lite"))
     encoder = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     assert model.slice_encoder is not None, "model.slice_base was checked against the system"
     model.slice_encoder.load_state_dict(encoder)
+    return weights_info(path)
 
 
 def base_file(name_or_path: str) -> Path:

@@ -158,12 +158,14 @@ class Run:
                 f"{self.folder} holds a run on another store: name another output folder, or that store."
             )
         then, base = state["provenance"]["base"], self.provenance["base"]
-        if then is not None and base is not None and then["weights_sha256"] != base["weights_sha256"]:
-            raise SettingError(
-                f"{self.folder} holds a run on other weights than {self.recipe.model.base!r} names now: their SHA-256 "
-                f"was {then['weights_sha256']} and is {base['weights_sha256']}. Bring the former weights back, or name "
-                "another output folder."
-            )
+        options = self.recipe.model
+        for digest, name in (("weights_sha256", options.base), ("slice_sha256", options.slice_base)):
+            if then is not None and base is not None and then.get(digest) != base[digest]:
+                raise SettingError(
+                    f"{self.folder} holds a run on other weights than {name!r} names now: their SHA-256 was "
+                    f"{then.get(digest)} and is {base[digest]}. Bring the former weights back, or name another output "
+                    "folder."
+                )
         if changed:
             logger.info("going on with other settings: %s", ", ".join(changed))
         try:
