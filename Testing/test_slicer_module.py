@@ -1,5 +1,6 @@
 """The module's panel, run in the stand-in of Slicer's application."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -317,11 +318,15 @@ def test_the_weights_manager_lists_the_models_with_size_and_licence(panel, tmp_p
     dialog = WeightsDialog()
     table = dialog.table
     rows = {
-        table.item(row, 0).text(): [table.item(row, column).text() for column in range(1, 5)]
+        table.item(row, 0).text(): [table.item(row, column).text() for column in range(1, 6)]
         for row in range(table.rowCount)
     }
-    assert rows["SAM ViT-B"][1:3] == ["375 MB", "Apache-2.0"]
-    assert rows["MedSAM ViT-B"][1:3] == ["375 MB", "CC-BY-4.0"]
+    assert rows["SAM ViT-B"][1] == "375 MB"
+    assert rows["SAM ViT-B"][3] == "Apache-2.0"
+    assert rows["MedSAM ViT-B"][1] == "375 MB"
+    assert rows["MedSAM ViT-B"][3] == "CC-BY-4.0"
+    assert "live previews" in rows["DB-SAM compact"][2]
+    assert re.search(r"About \S+ s a slice on this computer", rows["DB-SAM compact"][2])
     dialog.selectModel("sam")
     assert dialog.downloadButton.enabled
     assert not dialog.clearButton.enabled

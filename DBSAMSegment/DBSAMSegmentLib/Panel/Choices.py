@@ -37,6 +37,7 @@ INTENSITIES = (
 )
 MODELS = (
     ("compact", _("DB-SAM compact (shipped)")),
+    ("medsam-lite", _("LiteMedSAM")),
     ("dbsam", _("DB-SAM")),
     ("sam", _("SAM ViT-B")),
     ("medsam", _("MedSAM ViT-B")),

