@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from dbsam.worker.protocol import Segmented
 
 # Seconds per slice on two cores of a server, rounded up (docs/benchmarks.md): the compact network, those with
-# LiteMedSAM's ViT on whole slices, and those with SAM's ViT-B on 1024 x 1024 pixels. Files that don't say what they hold
-# most likely are one of the large ones.
+# LiteMedSAM's ViT on whole slices, and those with SAM's ViT-B on 1024 x 1024 pixels. Files that don't say what they
+# hold most likely are one of the large ones.
 _CPU_SECONDS = {"compact": 0.1, "two-view": 0.8, "medsam-lite": 0.8, "sam": 8.0, "medsam": 8.0}
 _LARGE_CPU_SECONDS = 11.0
 _GPU_SECONDS = 0.2
