@@ -65,11 +65,14 @@ class DBSAMSegmentParameterNode:
     rois: list[slicer.vtkMRMLMarkupsROINode]
     segmentation: slicer.vtkMRMLSegmentationNode
     keyBoxesVolume: slicer.vtkMRMLScalarVolumeNode
+    includePoints: slicer.vtkMRMLMarkupsFiducialNode
+    excludePoints: slicer.vtkMRMLMarkupsFiducialNode
     segmentId: str = ""
     model: str = "compact"
     device: str = "auto"
     axis: str = "auto"
     strategy: str = "track"
+    spread: str = "both"
     intensity: str = "auto"
     mode: str = "set"
     useMasking: bool = True
@@ -239,6 +242,9 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
         mode: str = "set",
         editorNode: slicer.vtkMRMLSegmentEditorNode | None = None,
         keyBoxes: "Sequence[KeyBoxes | None] | None" = None,
+        include: slicer.vtkMRMLMarkupsFiducialNode | None = None,
+        exclude: slicer.vtkMRMLMarkupsFiducialNode | None = None,
+        spread: str = "both",
     ) -> "RunReport":
         """Segments the structure in each ROI and waits for the result; one step in the undo stack.
 
@@ -258,6 +264,9 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             editorNode: whose masking, intensity range and overwrite mode are respected; None edits everywhere and
                 leaves other segments alone.
             keyBoxes: one mapping per ROI from slice index to a corrected box x_min, y_min, x_max, y_max in voxels.
+            include: points on what belongs to the structure of the one ROI, each for the slice nearest to it.
+            exclude: points on what doesn't.
+            spread: how far they reach: "both" sides, "ascending" or "descending" slices, or the "slice" alone.
 
         Returns:
             The report: per segment its ID, slices with predicted IoU, intensity range, warnings.
@@ -281,6 +290,9 @@ class DBSAMSegmentLogic(ScriptedLoadableModuleLogic):
             strategy=strategy,
             intensity=intensity,
             keyBoxes=keyBoxes,
+            include=include,
+            exclude=exclude,
+            spread=spread,
         )
         return self.runner.segment(
             volumeNode, segmentationNode, request, mode=mode, editorNode=editorNode, progress=progress, cancel=cancel

@@ -31,8 +31,8 @@ def roi_box(margin_voxels: int = 2) -> OrientedBox:
     return OrientedBox.from_ijk((i0 - margin, j0 - margin, k0), (i1 + margin, j1 + margin, k1), GEOMETRY)
 
 
-def write_tiny_weights(path: Path) -> None:
-    """A checkpoint of the compact design with random weights, loaded in a moment."""
+def write_tiny_weights(path: Path, **changes: object) -> None:
+    """A checkpoint of the compact design, or one changed by fields, with random weights, loaded in a moment."""
     import torch
 
     from dbsam.modeling.builder import build_model
@@ -57,6 +57,7 @@ def write_tiny_weights(path: Path) -> None:
         decoder_heads=2,
         decoder_mlp_dim=16,
         iou_head_hidden_dim=16,
+        **changes,  # type: ignore[arg-type]
     )
     torch.manual_seed(0)
     info = CheckpointInfo("tiny", "1.0", config, "Apache-2.0", "2026-01-31")

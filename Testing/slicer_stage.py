@@ -29,6 +29,19 @@ def block_roi(name="bright"):
     return scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (26, 22, 10), name)
 
 
+def two_parts():
+    """A block, and beside it a smaller one that doesn't belong."""
+    wanted, other = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    wanted[3:9, 10:28, 8:24] = True
+    other[3:9, 14:24, 30:38] = True
+    return wanted, other
+
+
+def two_part_volume(name="two parts"):
+    voxels = np.where(two_parts()[0] | two_parts()[1], 150, -1000).astype(np.int16)
+    return scenes.add_volume(slicer.mrmlScene, voxels, name=name)
+
+
 @contextmanager
 def opened_module(predictor: ThresholdSettings) -> Iterator[Any]:
     """The module's widget with a rule in place of a network, in an empty scene."""

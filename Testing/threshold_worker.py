@@ -68,6 +68,9 @@ class ThresholdInWorker:
         self.options = {"chosen": str(self._choice), "log": str(self._log)}
         self.predictor = predictor or ThresholdSettings("slice")
 
+    def takesClicks(self, model: str) -> bool:
+        return self.predictor.values.get("takes_points", True)
+
     @property
     def predictor(self) -> ThresholdSettings:
         return self._predictor

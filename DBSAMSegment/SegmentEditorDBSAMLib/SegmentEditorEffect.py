@@ -1,4 +1,4 @@
-"""The DB-SAM effect: a box dragged in a slice view, or an ROI, becomes part of the selected segment.
+"""The DB-SAM effect: a box dragged in a slice view, or an ROI, becomes part of the selected segment; clicks correct it.
 
 Slicer loads this file by its path, under the name of its folder: it is the only file there, as that name hides any
 package that is called the same, and imports are absolute. Masking, overwrite mode, intensity range, undo and redo are
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
-    """Draw a box, look at the outline, apply; or segment all slices of an ROI."""
+    """Draw a box, look at the outline, correct it by clicks, apply; or segment all slices of an ROI."""
 
     def __init__(self, scriptedEffect):
         scriptedEffect.name = "DB-SAM"
@@ -33,6 +33,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._bands = {}
         self._outlines = None
         self._boxes = {}
+        self._clicks = None
+        self._roiOfClicks = None
         self._preview = None
         self._fill = None
         self._message = self._reason = ""
@@ -56,9 +58,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         return "<html>" + _(
             "Segment what is in a box.<br><ul>"
             "<li>Drag a box in any slice view; its outline is shown at once.</li>"
-            "<li><b>Return</b> (mouse in a view) applies it, <b>Backspace</b> drops it, Escape leaves the effect.</li>"
+            "<li><b>Click</b> on a part that is missing, <b>Ctrl+click</b> (Cmd on a Mac) on one that doesn't belong;"
+            " the outline follows. Shift stays Slicer's.</li>"
+            "<li><b>Return</b> (mouse in a view) applies it, <b>Backspace</b> takes back the last click, then drops the"
+            " box; Escape leaves the effect.</li>"
             "<li>Choose an ROI and <b>All slices of the ROI</b> to follow the structure through the volume; a box"
-            " dragged on a slice corrects the ROI there.</li></ul>"
+            " dragged, or a click made, on a slice corrects the ROI there.</li></ul>"
         )
 
     def setRunner(self, runner):
@@ -97,9 +102,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def activate(self):
         """The effect was chosen."""
+        from DBSAMSegmentLib.Effect.EffectClicks import EffectClicks
         from DBSAMSegmentLib.Mrml.BoxFill import BoxFill
         from DBSAMSegmentLib.Panel.SlicePreview import SlicePreview
 
+        self._clicks = EffectClicks()
         self._outlines = SlicePreview(self._onSeen)
         self._fill = BoxFill(slicer.mrmlScene)
         self._message = ""
@@ -108,6 +115,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def deactivate(self):
         """Another effect was chosen: previews go, a run is stopped."""
         self.onCancel()
+        self._drop()
         for viewWidget, band in self._bands.items():
             self.scriptedEffect.removeActor2D(viewWidget, band.actor)
         self._bands = {}
@@ -118,6 +126,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
     def cleanup(self):
         """The effect is deleted."""
         self.onCancel()
+        self._drop()
         if self.options is not None:
             self.options.close()
             self.options = None
@@ -138,7 +147,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self.updateGUIFromMRML()
 
     def processInteractionEvents(self, callerInteractor, eventId, viewWidget):
-        """Drags a box with the left button, Return applies, Backspace drops it; everything else stays Slicer's.
+        """Drags a box with the left button, or clicks; Return applies, Backspace goes back; all else stays Slicer's.
 
         Escape is the Segment Editor's: it leaves the effect, which drops the preview, too.
 
@@ -149,8 +158,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             keys = {
                 "Return": self.onApply,
                 "KP_Enter": self.onApply,
-                "BackSpace": self.onCancel,
-                "Delete": self.onCancel,
+                "BackSpace": self.onBack,
+                "Delete": self.onBack,
             }
             action = keys.get(callerInteractor.GetKeySym())
             if action is None:
@@ -165,34 +174,37 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         position = tuple(float(value) for value in callerInteractor.GetEventPosition())
         if eventId == vtk.vtkCommand.LeftButtonPressEvent and not band.dragging:
             # With Shift the crosshair moves; a drag that has begun goes on whatever keys are pressed.
-            if self.job is not None or self._volume() is None or callerInteractor.GetShiftKey():
+            if self._jobTarget is not None or self._volume() is None or callerInteractor.GetShiftKey():
                 return False
             band.start(position)
         elif eventId == vtk.vtkCommand.MouseMoveEvent and band.dragging:
             band.moveTo(position)
         elif eventId == vtk.vtkCommand.LeftButtonReleaseEvent and band.dragging:
+            from DBSAMSegmentLib.Panel.Dialogs import errorsShown
+
             corners = band.finish()
             if corners is not None:
-                from DBSAMSegmentLib.Panel.Dialogs import errorsShown
-
                 with errorsShown(_("This box can't be used.")):
                     self.onBoxDrawn(viewWidget, *corners)
+            else:
+                with errorsShown(_("This click can't be used.")):
+                    self.onClick(viewWidget, position, include=not callerInteractor.GetControlKey())
         else:
             return False
         self.scriptedEffect.scheduleRender(viewWidget)
         return True
 
     def onParameterChanged(self):
-        """The user changed an option."""
+        """The user changed an option; clicks for one ROI aren't clicks for another."""
+        if self._clicks is not None and self._clicks.points and self._roi() is not self._roiOfClicks:
+            self._drop()
         self.updateGUIFromMRML()
 
     def onBoxDrawn(self, viewWidget, firstXy, secondXy):
         """Previews the box on the volume's slice under the view."""
         from DBSAMSegmentLib.Mrml.SliceViews import boxOfRectangle, describe
-        from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
 
-        if self._runner is None and not ensurePackages(self.options.applyButton.window()):
-            self._status(NOT_INSTALLED)
+        if not self._canRun():
             return
         viewed, box_xyxy = boxOfRectangle(viewWidget.mrmlSliceNode(), self._volume(), firstXy, secondXy)
         self._status("" if viewed.aligned else describe(viewed, self._volume()))
@@ -206,19 +218,73 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             index: the slice.
             box_xyxy: x_min, y_min, x_max, y_max in continuous pixel coordinates.
         """
-        from DBSAMSegmentLib.Mrml.NodeRequests import sliceRequestOf
-
-        from dbsam.inference.segmenter import SliceBoxes
-
-        volumeNode = self._volume()
-        self._drop()
+        if not self._isThroughRoi():
+            self._clicks.clear()
         self._boxes = {"axis": axis, "index": index, "box": np.asarray(box_xyxy, float).tolist()}
-        request = sliceRequestOf(volumeNode, SliceBoxes(axis, {index: box_xyxy}), axis, **self._settings())
+        self._previewSlice(self._roiRequest() if self._clicks.points else self._sliceRequest(), index)
+
+    def onClick(self, viewWidget, xy, include):
+        """Takes a click on the volume's slice under the view, and previews the slice that it belongs to."""
+        from DBSAMSegmentLib.Mrml.Geometry import volumeGeometry
+        from DBSAMSegmentLib.Mrml.Requests import sliceOf
+        from DBSAMSegmentLib.Mrml.SliceViews import AXIS_LETTERS, describe, pointOfClick
+        from DBSAMSegmentLib.Mrml.Views import sliceWidgets
+
+        volumeNode, throughRoi = self._volume(), self._isThroughRoi()
+        if not self._boxes and not throughRoi:
+            self._status(_("Drag a box first: clicks correct what is found in it."))
+            return
+        if not self._canRun():
+            return
+        model = self.scriptedEffect.parameter("Model")
+        if not self._runnerInUse().takesClicks(model):
+            text = _(
+                "The model {model} wasn't trained with clicks: drag another box, or choose a model that takes them."
+            )
+            self._status(text.format(model=model))
+            return
+        viewed, point = pointOfClick(viewWidget.mrmlSliceNode(), volumeNode, xy, include)
+        axis, geometry = self._axis(), volumeGeometry(volumeNode)
+        index = sliceOf(point, geometry, axis)
+        if not throughRoi and index != self._boxes["index"]:
+            text = _("The box is on slice {axis} = {index}, this click on {other}: click there, or drag a box here.")
+            self._status(text.format(axis=AXIS_LETTERS[axis], index=self._boxes["index"], other=index))
+            return
+        said = [] if viewed.aligned else [describe(viewed, volumeNode)]
+        if not include and self.scriptedEffect.parameter("Mode") == "add":
+            said.append(_("What the segment has already stays, as the result is added: Replace takes it out."))
+        self._status(" ".join(said))
+        self._roiOfClicks = self._roi()
+        self._clicks.add(point, volumeNode, axis, sliceWidgets())
+        self._previewSlice(self._roiRequest() if throughRoi else self._sliceRequest(), index)
+
+    def onBack(self):
+        """Takes back the last click; without one, drops the preview."""
+        from DBSAMSegmentLib.Mrml.Views import sliceWidgets
+
+        if self._jobTarget is not None or self._clicks is None or not self._clicks.points:
+            self.onCancel()
+            return
+        self._status("")
+        index = self._clicks.takeBack(self._axis(), sliceWidgets())
+        self._previewSlice(self._roiRequest() if self._isThroughRoi() else self._sliceRequest(), index)
+
+    def _previewSlice(self, request, index):
+        """Computes one slice of a request and shows its outline; a preview that is still computed gives way."""
+        from DBSAMSegmentLib.Mrml.Requests import onOneSlice
+
+        volumeNode, single = self._volume(), onOneSlice(request, index)
+        if self.job is not None:
+            self.job.cancel.cancel()
+        self._preview, self._applyWhenSeen = None, False
+        self._outlines.clear()
 
         def show(job):
             from DBSAMSegmentLib.Mrml.Views import sliceWidgets
             from DBSAMSegmentLib.Panel.Dialogs import errorsShown
 
+            if job is not self.job:
+                return  # another click has come
             self._ended()
             if job.error is not None:
                 self._status(str(job.error))
@@ -226,7 +292,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
                 self._status(self._reason)
             else:
                 self._status(before)
-                self._preview = (job.result[0], request)
+                self._preview = (job.result[0], single)
                 with errorsShown(_("The outline can't be shown.")):
                     self._fill.hideFor([self._roi()] if self._roi() is not None else [])
                     self._outlines.show(job.result[0], index, volumeNode, sliceWidgets())
@@ -241,10 +307,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             if progress.total == 0:  # nothing is computed yet: the model is loaded, or the volume read
                 self._status(progressText(progress))
 
-        self._jobVolume, self._reason, before = volumeNode, "", self.options.statusLabel.text if self.options else ""
+        self._jobVolume, self._reason, before = volumeNode, "", self._message
         self.job = self._runnerInUse().preview(request, index, show, onProgress=waiting)
         if self.job is None:
-            self._status(_("The box lies outside the volume."))
+            self._status(_("The slice lies outside the box, or the box outside the volume."))
         self.updateGUIFromMRML()
 
     def onApply(self):
@@ -257,37 +323,34 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         with errorsShown(_("DB-SAM could not segment.")):
             if self._missing():
                 pass  # the status line says what
-            elif self._scope() == "roi" and self._roi() is not None:
+            elif self._isThroughRoi():
                 self._startRoi()
             elif self._write(*self._preview):
                 self._drop()
         self.updateGUIFromMRML()
 
     def onCancel(self):
-        """Stops the run or drops the preview; nothing is changed."""
+        """Stops the run, after which its clicks can be gone on with, or drops the preview; nothing is changed."""
         self._applyWhenSeen = False
+        isRun = self._jobTarget is not None
         if self.job is not None:
             self.job.cancel.cancel()
-        self._drop()
+        if not isRun:
+            self._drop()
         self.updateGUIFromMRML()
 
     def _startRoi(self):
-        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
         from DBSAMSegmentLib.Mrml.SceneEvents import SegmentGuard
         from DBSAMSegmentLib.Panel.Dialogs import errorsShown
-        from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
         from DBSAMSegmentLib.Write.SegmentWriter import requireWritable
 
-        if self._runner is None and not ensurePackages(self.options.applyButton.window()):
-            self._status(NOT_INSTALLED)
+        if not self._canRun():
             return
-        runner, roiNode, volumeNode = self._runnerInUse(), self._roi(), self._volume()
-        axis = self._boxes.get("axis", "auto")
-        keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
-        request = requestOf(volumeNode, [roiNode], axis=axis, keyBoxes=keyBoxes, **self._settings())
+        runner, volumeNode, request = self._runnerInUse(), self._volume(), self._roiRequest()
         target = self._target()
         requireWritable(volumeNode, target[0], [target[1]])
-        self._drop()
+        self._preview = None
+        self._outlines.clear()
 
         def finished(job):
             self._ended()
@@ -325,10 +388,50 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             self.scriptedEffect, result, volumeNode, segmentationNode, self.scriptedEffect.parameter("Mode")
         )
         self._boxes = {}
+        self._clicks.clear()
         warnings = warningsOf(result.slices, clipped, heldBack)
         self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
         self._fill.hideFor([self._roi()] if self._roi() is not None else [])
         return True
+
+    def _sliceRequest(self):
+        """The box on its slice, with the clicks there."""
+        from dataclasses import replace
+
+        from DBSAMSegmentLib.Mrml.NodeRequests import sliceRequestOf
+
+        from dbsam.inference.segmenter import SliceBoxes
+
+        axis, index = self._boxes["axis"], self._boxes["index"]
+        prompt = SliceBoxes(axis, {index: self._boxes["box"]})
+        request = sliceRequestOf(self._volume(), prompt, axis, **self._settings())
+        return replace(request, points=self._clicks.points)
+
+    def _roiRequest(self):
+        """The ROI, with the box that corrects it on a slice, and all clicks."""
+        from dataclasses import replace
+
+        from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
+
+        keyBoxes = [{self._boxes["index"]: self._boxes["box"]}] if self._boxes else None
+        axis = self._axis()
+        request = requestOf(self._volume(), [self._roi()], axis=axis, keyBoxes=keyBoxes, **self._settings())
+        return replace(request, points=self._clicks.points, spread=self.scriptedEffect.parameter("Spread"))
+
+    def _axis(self):
+        """The axis of the box, or that along which the ROI is cut."""
+        from DBSAMSegmentLib.Mrml.Geometry import volumeGeometry
+
+        return self._boxes["axis"] if self._boxes else volumeGeometry(self._volume()).axis_index("auto")
+
+    def _canRun(self):
+        """Whether what a network needs is installed, after asking for it."""
+        from DBSAMSegmentLib.Panel.Packages import NOT_INSTALLED, ensurePackages
+
+        if self._runner is not None or ensurePackages(self.options.applyButton.window()):
+            return True
+        self._status(NOT_INSTALLED)
+        return False
 
     def _settings(self):
         names = {"model": "Model", "device": "Device", "intensity": "Intensity", "strategy": "Strategy"}
@@ -346,6 +449,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         self._boxes = {}
         if self._outlines is not None:
             self._outlines.clear()
+        if self._clicks is not None:
+            self._clicks.clear()
 
     def _status(self, text):
         """Says what has happened, beside why Apply is off."""
@@ -365,7 +470,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         unseen = _(
             "No view shows the outline on slice {axis} = {index}, so it isn't written: turn a view to the volume."
         )
-        return unseen.format(axis=AXIS_LETTERS[self._boxes["axis"]], index=self._boxes["index"])
+        result = self._preview[0]
+        return unseen.format(axis=AXIS_LETTERS[result.axis], index=result.extent_ijk[result.axis][0])
 
     def _onSeen(self):
         """A view shows the outline now."""
@@ -397,6 +503,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def _scope(self):
         return self.scriptedEffect.parameter("Scope")
+
+    def _isThroughRoi(self):
+        return self._scope() == "roi" and self._roi() is not None
 
     def _roi(self):
         return self.scriptedEffect.nodeReference("ROI")

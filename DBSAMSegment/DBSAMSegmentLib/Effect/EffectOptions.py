@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..Panel.Choices import DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from ..Panel.Choices import DEVICES, INTENSITIES, MODELS, MODES, SPREADS, STRATEGIES, fillCombo, showChoice
 from ..Panel.Dialogs import errorsShown
 from ..Panel.Packages import ensurePackages
 
@@ -23,8 +23,9 @@ CHOICES = {
     "Device": (_("Device:"), DEVICES, "auto"),
     "Intensity": (_("Intensities:"), INTENSITIES, "auto"),
     "Strategy": (_("Strategy:"), STRATEGIES, "track"),
+    "Spread": (_("Clicks reach:"), SPREADS, "both"),
 }
-_MORE = ("Model", "Device", "Intensity", "Strategy")
+_MORE = ("Model", "Device", "Intensity", "Strategy", "Spread")
 
 
 class EffectOptions:
@@ -55,7 +56,8 @@ class EffectOptions:
         self.roiSelector.removeEnabled = False
         self.roiSelector.setMRMLScene(slicer.mrmlScene)
         self.roiSelector.toolTip = _(
-            "A box in 3D; on each slice its cut is the prompt. A dragged box corrects one slice."
+            "A box in 3D; on each slice its cut is the prompt. A dragged box corrects one slice. So does a click: on"
+            " what belongs to the structure, with Ctrl (Cmd on a Mac) on what doesn't."
         )
         self.roiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onRoi)
         scriptedEffect.addLabeledOptionsWidget(_("ROI:"), self.roiSelector)
@@ -81,7 +83,10 @@ class EffectOptions:
         self.applyButton = qt.QPushButton(_("Apply"))
         self.applyButton.toolTip = _("Write the preview, or segment the ROI. Key: Return.")
         self.cancelButton = qt.QPushButton(_("Cancel"))
-        self.cancelButton.toolTip = _("Drop the preview or stop the run; nothing is changed. Key: Backspace.")
+        self.cancelButton.toolTip = _(
+            "Drop the preview with its clicks, or stop the run; nothing is changed. Key: Backspace, which takes back"
+            " one click after the other first."
+        )
         self.applyButton.connect("clicked()", self._onApply)
         self.cancelButton.connect("clicked()", self._onCancel)
         row = qt.QHBoxLayout()

@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 
 from .Geometry import displayedWindow, nodeName, roiBox, snapshotVolume
+from .PointLists import PointList, clicksIn, pointPrompts
 from .Requests import KeyBoxes, RunPrompt, RunRequest, withKeyBoxes
 
 _AS_DISPLAYED = "displayed"
@@ -16,6 +17,7 @@ _AS_DISPLAYED = "displayed"
 _WORDS = {
     "vtkMRMLScalarVolumeNode": "a volume",
     "vtkMRMLMarkupsROINode": "an ROI",
+    "vtkMRMLMarkupsFiducialNode": "a point list",
     "vtkMRMLSegmentationNode": "a segmentation",
     "vtkMRMLSequenceBrowserNode": "a sequence browser",
 }
@@ -54,8 +56,13 @@ def requestOf(
     strategy: str = "track",
     intensity: Any = "auto",
     keyBoxes: Sequence[KeyBoxes | None] | None = None,
+    include: PointList | None = None,
+    exclude: PointList | None = None,
+    spread: str = "both",
 ) -> RunRequest:
     """Checks the nodes and takes everything out of them that a run needs.
+
+    The arguments are those of the module's `segment`.
 
     Raises:
         ValueError: an input that can't be used; the message says what to do.
@@ -70,6 +77,10 @@ def requestOf(
         requireNode(roiNode, "vtkMRMLMarkupsROINode", "roiNodes")
     if segmentationNode is not None:
         requireNode(segmentationNode, "vtkMRMLSegmentationNode", "segmentationNode")
+    for name, node in (("include", include), ("exclude", exclude)):
+        if node is not None:
+            requireNode(node, "vtkMRMLMarkupsFiducialNode", name)
+    points = pointPrompts(clicksIn(include, exclude), (include, exclude), volumeNode)
     snapshot = snapshotVolume(volumeNode)
     axisIndex = snapshot.geometry.axis_index(axis)
     prompts = []
@@ -83,7 +94,7 @@ def requestOf(
             segmentId = _segmentOfName(segmentationNode, roiNode.GetName(), taken)
         prompts.append(RunPrompt(roiNode.GetName(), box, segmentId or ""))
     shown = intensityOf(volumeNode, intensity)
-    return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, shown)
+    return RunRequest(snapshot, tuple(prompts), model, device, axisIndex, strategy, shown, points, spread)
 
 
 def _segmentOfName(

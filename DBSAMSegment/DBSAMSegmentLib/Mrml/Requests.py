@@ -10,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from dbsam.geometry.grid import ImageGeometry, OrientedBox
-    from dbsam.inference.segmenter import SliceBoxes
+    from dbsam.inference.segmenter import PointPrompt, SliceBoxes
 
     from .Geometry import VolumeSnapshot
 
@@ -29,7 +29,10 @@ class RunPrompt:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """All that the inference thread needs; no MRML node is in it."""
+    """All that the worker needs; no MRML node is in it.
+
+    Clicks, `points` in the volume's own RAS, are for a single prompt; `spread` is how far they reach.
+    """
 
     snapshot: VolumeSnapshot
     prompts: tuple[RunPrompt, ...]
@@ -38,6 +41,8 @@ class RunRequest:
     axis: str | int = "auto"
     strategy: str = "track"
     intensity: Any = "auto"
+    points: tuple[PointPrompt, ...] = ()
+    spread: str = "both"
 
 
 def withKeyBoxes(
@@ -84,20 +89,42 @@ def slicesFrom(index: int, box: OrientedBox, geometry: ImageGeometry, axis: int)
 
 
 def onOneSlice(request: RunRequest, index: int) -> RunRequest | None:
-    """The first prompt of a request on one slice alone; None if its box doesn't cut this slice."""
-    from dbsam.geometry.grid import slice_boxes_xyxy
+    """The first prompt of a request on one slice alone, with the clicks there.
+
+    None if its box doesn't cut this slice, and no click carries it on up to there.
+    """
+    from dbsam.geometry.grid import interpolate_boxes, slice_boxes_xyxy
     from dbsam.inference.segmenter import SliceBoxes
 
-    first = request.prompts[0]
-    axis = request.snapshot.geometry.axis_index(request.axis)
+    first, geometry = request.prompts[0], request.snapshot.geometry
+    axis = geometry.axis_index(request.axis)
+    points = tuple(point for point in request.points if sliceOf(point, geometry, axis) == index)
     if isinstance(first.prompt, SliceBoxes):
-        boxes, clip = first.prompt.key_boxes, first.prompt.clip
+        boxes, clip = interpolate_boxes(first.prompt.key_boxes), first.prompt.clip
     else:
-        boxes, clip = slice_boxes_xyxy(first.prompt, request.snapshot.geometry, axis, {index}), first.prompt
+        boxes, clip = slice_boxes_xyxy(first.prompt, geometry, axis, {index}), first.prompt
     if index not in boxes:
-        return None
+        if not any(point.include for point in points):
+            return None
+        if not isinstance(first.prompt, SliceBoxes):
+            boxes = slice_boxes_xyxy(first.prompt, geometry, axis)
+        if not boxes:
+            return None
+        boxes, clip = {index: boxes[min(boxes, key=lambda other: abs(other - index))]}, None
     prompt = replace(first, prompt=SliceBoxes(axis, {index: boxes[index]}, clip))
-    return replace(request, prompts=(prompt,), axis=axis, strategy="box")
+    return replace(request, prompts=(prompt,), axis=axis, strategy="box", points=points, spread="slice")
+
+
+def sliceOf(point: PointPrompt, geometry: ImageGeometry, axis: int) -> int:
+    """The slice that a click belongs to: the nearest.
+
+    Raises:
+        ValueError: it lies outside the volume.
+    """
+    from dbsam.preprocess.prompts import points_by_slice
+
+    (index,) = points_by_slice([point], geometry, axis)
+    return index
 
 
 def sliceCount(request: RunRequest) -> int:

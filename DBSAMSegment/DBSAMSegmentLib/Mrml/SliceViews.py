@@ -13,6 +13,8 @@ from .Geometry import arrayFromMatrix, matrixBetween, matrixFromArray, nearestAx
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dbsam.preprocess.prompts import PointPrompt
+
 # A view that is turned by less shows the volume's own slice as far as a user can see.
 LARGEST_ANGLE_DEGREES = 1.0
 AXIS_LETTERS = "IJK"
@@ -102,6 +104,29 @@ def boxOfRectangle(
     xyToIjk = geometry.ras_to_ijk @ matrixBetween(None, volumeNode) @ arrayFromMatrix(sliceNode.GetXYToRAS())
     onSlice = (corners @ xyToIjk.T)[:, list(slice_axes(viewed.axis))]
     return viewed, np.concatenate([onSlice.min(axis=0), onSlice.max(axis=0)])
+
+
+def pointOfClick(
+    sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLScalarVolumeNode, xy: Sequence[float], include: bool
+) -> tuple[ViewedSlice, PointPrompt]:
+    """A click in a view, as a point on the volume's slice that the view shows or is nearest to.
+
+    Args:
+        sliceNode: the view.
+        volumeNode: the volume.
+        xy: where in the view's XY pixels.
+        include: whether what was clicked on belongs to the structure.
+
+    Returns:
+        (that slice, the point in the volume's own RAS).
+    """
+    from dbsam.preprocess.prompts import PointPrompt
+
+    viewed, geometry = viewedSlice(sliceNode, volumeNode), volumeGeometry(volumeNode)
+    xyToIjk = geometry.ras_to_ijk @ matrixBetween(None, volumeNode) @ arrayFromMatrix(sliceNode.GetXYToRAS())
+    ijk = (xyToIjk @ np.array([*xy, 0.0, 1.0]))[:3]
+    ijk[viewed.axis] = viewed.index
+    return viewed, PointPrompt.from_ijk(ijk, geometry, include)
 
 
 def worldBoxOfSlice(
@@ -211,6 +236,43 @@ def setRoiInWorld(roiNode: slicer.vtkMRMLMarkupsROINode, objectToWorld: np.ndarr
     roiNode.SetSize(*(float(length) for length in size_mm))
     objectToNode = matrixBetween(None, roiNode) @ objectToWorld
     roiNode.SetAndObserveObjectToNodeMatrix(matrixFromArray(objectToNode))
+
+
+def alignedViews(
+    sliceNodes: Sequence[slicer.vtkMRMLSliceNode], volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: int
+) -> list[slicer.vtkMRMLSliceNode]:
+    """The views that show a volume's own slices along an axis, not cuts through several."""
+    found = ((node, viewedSlice(node, volumeNode)) for node in sliceNodes)
+    return [node for node, viewed in found if viewed.axis == axis and viewed.aligned]
+
+
+def turnedViewAt(
+    sliceNodes: Sequence[slicer.vtkMRMLSliceNode],
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    position: Sequence[float],
+) -> ViewedSlice | None:
+    """What a view shows that is turned against the volume and in whose plane a point in world lies; None without one.
+
+    Nor is there one where another view with this point isn't turned: it may have been placed there.
+    """
+    turned = None
+    for sliceNode in sliceNodes:
+        inView = np.linalg.inv(arrayFromMatrix(sliceNode.GetSliceToRAS())) @ np.array([*position, 1.0])
+        if abs(inView[2]) <= _IN_PLANE_MM:
+            viewed = viewedSlice(sliceNode, volumeNode)
+            if viewed.aligned:
+                return None
+            turned = turned or viewed
+    return turned
+
+
+def directionInWords(volumeNode: slicer.vtkMRMLScalarVolumeNode, axis: str) -> tuple[str, str]:
+    """Where slices along an axis, such as "auto", lead with rising and with falling index, in the patient's words."""
+    geometry = volumeGeometry(volumeNode)
+    along = (matrixBetween(volumeNode, None) @ geometry.ijk_to_ras)[:3, geometry.axis_index(axis)]
+    nearest = int(np.abs(along).argmax())
+    ends = (("left", "right"), ("back", "front"), ("feet", "head"))[nearest]
+    return (ends[1], ends[0]) if along[nearest] > 0 else ends
 
 
 def describe(viewed: ViewedSlice, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:

@@ -44,14 +44,33 @@ def isPlacing(scene: slicer.vtkMRMLScene) -> bool:
     return node is not None and node.GetCurrentInteractionMode() == slicer.vtkMRMLInteractionNode.Place
 
 
-def startPlacingRoi(roiNode: slicer.vtkMRMLMarkupsROINode) -> None:
-    """Lets the user draw the ROI in a slice view."""
-    scene = roiNode.GetScene()
+def placedTo(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLNode | None:
+    """What clicks in the views place points of; None while they place none."""
+    selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    if selectionNode is None or not isPlacing(scene):
+        return None
+    return scene.GetNodeByID(selectionNode.GetActivePlaceNodeID() or "")
+
+
+def startPlacing(node: slicer.vtkMRMLMarkupsNode, persistent: bool = False) -> None:
+    """Lets the user place a markup in a slice view, one after the other if `persistent`.
+
+    Raises:
+        RuntimeError: the scene isn't an application's.
+    """
+    scene = node.GetScene()
     selectionNode = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     interactionNode = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if selectionNode is None or interactionNode is None:
-        raise RuntimeError("Boxes can't be drawn in this scene: use Fit to view.")
-    selectionNode.SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsROINode")
-    selectionNode.SetActivePlaceNodeID(roiNode.GetID())
-    interactionNode.SetPlaceModePersistence(0)
+        raise RuntimeError("Nothing can be placed in this scene with the mouse.")
+    selectionNode.SetReferenceActivePlaceNodeClassName(node.GetClassName())
+    selectionNode.SetActivePlaceNodeID(node.GetID())
+    interactionNode.SetPlaceModePersistence(int(persistent))
     interactionNode.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.Place)
+
+
+def stopPlacing(scene: slicer.vtkMRMLScene) -> None:
+    """Clicks in the views are the views' again."""
+    interactionNode = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if interactionNode is not None and isPlacing(scene):
+        interactionNode.SetCurrentInteractionMode(slicer.vtkMRMLInteractionNode.ViewTransform)

@@ -17,6 +17,12 @@ AXES = (
     ("K", _("K (third voxel axis)")),
 )
 STRATEGIES = (("track", _("Track from the middle")), ("box", _("Box on every slice")))
+SPREADS = (
+    ("both", _("To both sides")),
+    ("ascending", _("Towards higher slice numbers")),
+    ("descending", _("Towards lower slice numbers")),
+    ("slice", _("On their own slices only")),
+)
 MODES = (("set", _("Replace the segment")), ("add", _("Add to the segment")), ("remove", _("Remove from the segment")))
 DEVICES = (
     ("auto", _("Automatic")),

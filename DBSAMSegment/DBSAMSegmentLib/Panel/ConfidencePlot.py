@@ -1,4 +1,4 @@
-"""A bar per slice: how sure the network is, where the mask touches its box, where the user is."""
+"""A bar per slice: how sure the network is, where the mask touches its box, where the user is and has clicked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 44, 8, 6, 36
 _SURE, _UNSURE = 0.85, 0.6
 _GOOD, _FAIR, _POOR, _EMPTY = "#3a8f5c", "#d9a441", "#c4503f", "#9a9a9a"
-_TEXT, _GRID, _MARK = "#444444", "#b8b8b8", "#1a1a1a"
+_TEXT, _GRID, _MARK, _CLICK = "#444444", "#b8b8b8", "#1a1a1a", "#2a5fd0"
 
 
 def barColor(report: SliceReport) -> str:
@@ -47,7 +47,8 @@ class ConfidencePlot(qt.QLabel):
         self.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
         self.toolTip = _(
             "Confidence of each slice: the overlap with the true mask that the network predicts for its own. Green"
-            " sure, yellow fair or touching its box, red unsure, grey empty. Click a bar to go to its slice."
+            " sure, yellow fair or touching its box, red unsure, grey empty. A blue mark below its bar: the slice was"
+            " corrected by clicks. Click a bar to go to its slice."
         )
 
     def setSlices(
@@ -118,6 +119,8 @@ class ConfidencePlot(qt.QLabel):
             painter.fillRect(qt.QRect(left, bottom - tall, bar, tall), qt.QColor(barColor(report)))
             if report.touches_edge:
                 painter.fillRect(qt.QRect(left, top, bar, 3), qt.QColor(_FAIR))
+            if report.clicks:
+                painter.fillRect(qt.QRect(left + bar // 2 - 2, bottom, 5, 4), qt.QColor(_CLICK))
         painter.setPen(qt.QColor(_TEXT))
         self._paintTick(painter, first, _MARGIN_LEFT, bottom + 15, 0.0)
         self._paintTick(painter, last, width - _MARGIN_RIGHT, bottom + 15, 1.0)

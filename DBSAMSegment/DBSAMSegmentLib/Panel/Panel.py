@@ -20,11 +20,12 @@ from ..Mrml.Nodes import newRoi, newSegmentation, removeIfEmpty
 from ..Mrml.Requests import sliceCount
 from ..Mrml.SceneEvents import SegmentGuard
 from ..Mrml.SliceViews import fitRoiToView, turnWithView
-from ..Mrml.Views import sliceWidgets, startPlacingRoi
+from ..Mrml.Views import sliceWidgets, startPlacing
 from ..Run.Predictors import requireWeights
 from ..Run.Requirements import missingPackages
 from .BoxList import BoxList
 from .Choices import AXES, DEVICES, INTENSITIES, MODELS, MODES, STRATEGIES, fillCombo, showChoice
+from .Clicks import Clicks
 from .Corrections import Corrections
 from .Dialogs import confirmed, errorsShown
 from .Durations import duration
@@ -89,6 +90,9 @@ class Panel(VTKObservationMixin):
         self.corrections = Corrections(lambda: self._parameters)
         self.decided = RunOutlines()
         self.live = LivePreview(runner, self._liveRequest, self._onReleased, self._onLive)
+        self.clicks = Clicks(
+            ui, runner, lambda: self._parameters, self.rois, self._request, self._canCompute, self._onLive
+        )
         self._combos = {
             "model": (ui.modelCombo, MODELS),
             "device": (ui.deviceCombo, DEVICES),
@@ -123,6 +127,7 @@ class Panel(VTKObservationMixin):
         self.fill.close()
         self.decided.clear()
         self.live.close()
+        self.clicks.close()
         self.boxes.close()
         self.segmentList.close()
         self.result.close()
@@ -153,6 +158,7 @@ class Panel(VTKObservationMixin):
         self._report = self._made = None
         self.result.show(None)
         self.segment.forget()
+        self.clicks.forget()
         self.run.say("")
 
     def rois(self) -> list[slicer.vtkMRMLMarkupsROINode]:
@@ -178,7 +184,7 @@ class Panel(VTKObservationMixin):
             roiNode = newRoi(slicer.mrmlScene)
             turnWithView(roiNode, [widget.mrmlSliceNode() for widget in sliceWidgets()])
             self._check(roiNode)
-            startPlacingRoi(roiNode)
+            startPlacing(roiNode)
             self._warmUp()
 
     def onFitRoi(self) -> None:
@@ -291,6 +297,7 @@ class Panel(VTKObservationMixin):
     def _request(self, roiNodes: list[slicer.vtkMRMLMarkupsROINode]) -> RunRequest:
         parameters = self._parameters
         axis = self._axisIndex()
+        include, exclude = self.clicks.lists()
         return requestOf(
             parameters.volume,
             roiNodes,
@@ -302,6 +309,9 @@ class Panel(VTKObservationMixin):
             strategy=parameters.strategy,
             intensity=parameters.intensity,
             keyBoxes=[self.corrections.of(node).along(axis) for node in roiNodes],
+            include=include,
+            exclude=exclude,
+            spread=parameters.spread,
         )
 
     def _liveRequest(self, roiNode: slicer.vtkMRMLMarkupsROINode) -> tuple[slicer.vtkMRMLScalarVolumeNode, RunRequest]:
@@ -322,6 +332,7 @@ class Panel(VTKObservationMixin):
     def _onDone(self, report: RunReport | None) -> None:
         """Shows what was written; None after undo and redo, when the segments are no longer the last run's."""
         self.live.outlines.clear()
+        self.clicks.preview.clear()
         self._report = report
         self.result.show(report if self.segment.isTarget() else None)
         if report is not None:
@@ -330,7 +341,7 @@ class Panel(VTKObservationMixin):
         self._showNextStep()
 
     def _onLive(self, message: str) -> None:
-        """Says why live mode outlines nothing."""
+        """Says what live mode and clicks outline, or why nothing."""
         if self.run.job is None:
             self.run.say(message)
 
@@ -415,6 +426,7 @@ class Panel(VTKObservationMixin):
         self._updating = True
         try:
             self.segment.follow()
+            self.clicks.follow()
             if self._parameters is not None:
                 for name, (combo, _choices) in self._combos.items():
                     showChoice(combo, getattr(self._parameters, name))

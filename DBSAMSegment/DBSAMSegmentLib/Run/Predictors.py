@@ -22,6 +22,20 @@ class Predictors:
     options: Mapping[str, Any] = field(default_factory=dict)
     needsTorch: bool = True
 
+    def takesClicks(self, model: str) -> bool:
+        """Whether a model was trained with clicks; True where that can't be known yet, and a run will tell."""
+        if not self.needsTorch:
+            return False  # rules know nothing of clicks
+        try:
+            from dbsam.weights.load import takes_clicks
+            from dbsam.weights.metadata import CheckpointError
+        except ImportError:  # safetensors isn't installed yet
+            return True
+        try:
+            return takes_clicks(model)
+        except (CheckpointError, OSError):
+            return True
+
 
 def requireWeights(model: str) -> None:
     """Refuses a model whose weights aren't on this computer, before a run is set up.

@@ -11,7 +11,7 @@ import slicer
 
 from dbsam.progress import Cancelled
 from dbsam.worker.client import Job
-from dbsam.worker.protocol import LoadTask, PrefetchTask, Priority, SegmentTask
+from dbsam.worker.protocol import CorrectTask, LoadTask, PrefetchTask, Priority, SegmentTask, encode
 
 from ..Mrml.Geometry import nodeName, roiBox, volumeIdentity
 from ..Mrml.NodeRequests import requestOf
@@ -92,10 +92,16 @@ class SegmentationRunner:
         `onFinished` gets the job: `job.result` is then the RunReport, or `job.error` says why nothing was changed.
         `onSlice` gets each slice as soon as it is decided.
 
+        Where clicks correct what was last written to the segment, they go on from there.
+
         Raises:
-            ValueError: the segmentation can't be written to.
+            ValueError: the segmentation can't be written to; clicks for several structures, or to correct a segment
+                that isn't replaced.
         """
         requireWritable(volumeNode, segmentationNode, [prompt.segmentId for prompt in request.prompts])
+        former = self._toCorrect(request, self._known(request, segmentationNode))
+        if former is not None and mode != "set":
+            raise ValueError("Clicks correct a segment only where the result replaces it: set Result so.")
 
         def finish(job: Job) -> None:
             # The user may have pressed Cancel when the last slice had just been computed.
@@ -112,7 +118,7 @@ class SegmentationRunner:
             if onFinished is not None:
                 onFinished(job)
 
-        return self.compute(request, finish, onProgress, cancel, (volumeNode, segmentationNode), onSlice)
+        return self.compute(request, finish, onProgress, cancel, (volumeNode, segmentationNode), onSlice, former)
 
     def segment(
         self,
@@ -192,8 +198,17 @@ class SegmentationRunner:
         onFinished: Callable[[Job], None],
         cancel: CancelToken | None = None,
         onProgress: Callable[[Progress], None] | None = None,
+        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     ) -> Job | None:
-        """Computes one slice of the first prompt; writes nothing.
+        """Computes one slice of the first prompt with its clicks; writes nothing.
+
+        Args:
+            request: what a run would compute.
+            index: the slice.
+            onFinished: gets the job.
+            cancel: ends it.
+            onProgress: is told of loading and reading.
+            segmentationNode: where the run would write to: its clicks correct what was written there.
 
         Returns:
             The job, whose result is a list with one VolumeSegmentation; None if the box doesn't cut this slice.
@@ -206,9 +221,21 @@ class SegmentationRunner:
             self._takeResults(single, job)
             onFinished(job)
 
+        known = None if segmentationNode is None else self._known(request, segmentationNode)
+        former = None if known is None else known.on_slice(index, single.prompts[0].prompt)
+        former = self._toCorrect(single, former)
         return self.worker.submit(
-            Job(_segmentTask(single, False), cancel, Priority.PREVIEW, single.snapshot, finish, onProgress)
+            Job(_task(single, False, former), cancel, Priority.PREVIEW, single.snapshot, finish, onProgress)
         )
+
+    def correctedOnSlice(
+        self, request: RunRequest, index: int, segmentationNode: slicer.vtkMRMLSegmentationNode
+    ) -> VolumeSegmentation | None:
+        """What was written of a slice, where no click has come to it since; None where a run computes it anew."""
+        known, single = self._known(request, segmentationNode), onOneSlice(request, index)
+        if known is None or single is None or set(single.points) - set(known.points):
+            return None
+        return known.on_slice(index, single.prompts[0].prompt)
 
     def prefetch(self, request: RunRequest) -> Job:
         """Embeds the slices of the first prompt while nothing else is to do; any other work ends it."""
@@ -234,10 +261,11 @@ class SegmentationRunner:
         cancel: CancelToken | None = None,
         nodes: Sequence[slicer.vtkMRMLNode] = (),
         onSlice: Callable[[DecidedSlice], None] | None = None,
+        former: VolumeSegmentation | None = None,
     ) -> Job:
         """Computes a request and writes nothing; `onFinished` gets the job, whose result is a list of segmentations.
 
-        The job is cancelled when one of `nodes` is removed from the scene.
+        The job is cancelled when one of `nodes` is removed from the scene. Clicks correct `former` where it is given.
         """
 
         def finish(job: Job) -> None:
@@ -246,7 +274,7 @@ class SegmentationRunner:
             onFinished(job)
 
         job = Job(
-            _segmentTask(request, onSlice is not None),
+            _task(request, onSlice is not None, former),
             cancel,
             volume=request.snapshot,
             on_finished=finish,
@@ -302,12 +330,33 @@ class SegmentationRunner:
         """Whether runs need torch and its like, which a rule given in place of the networks doesn't."""
         return self.worker.predictors.needsTorch
 
+    def takesClicks(self, model: str) -> bool:
+        """Whether a model was trained with clicks; True where that can't be known yet, and a run will tell."""
+        return self.worker.predictors.takesClicks(model)
+
+    def _known(
+        self, request: RunRequest, segmentationNode: slicer.vtkMRMLSegmentationNode
+    ) -> VolumeSegmentation | None:
+        """The newest result of a request, written to its segment, that has no clicks but some of the request's."""
+        if len(request.prompts) != 1:
+            if request.points:
+                raise ValueError(f"Clicks correct one structure, and there are {len(request.prompts)}: check one box.")
+            return None
+        segmentId = request.prompts[0].segmentId
+        return self.lastResults.correctable(segmentationNode, segmentId, _question(request), request.points)
+
+    @staticmethod
+    def _toCorrect(request: RunRequest, known: VolumeSegmentation | None) -> VolumeSegmentation | None:
+        """The result that clicks go on from; None where none is new, so that the box is segmented anew."""
+        return None if known is None or set(request.points) <= set(known.points) else known
+
     def _takeResults(self, request: RunRequest, job: Job) -> None:
         """Turns what the worker sent into segmentations, or its error into one for users."""
         if job.error is not None:
             job.error = explainedError(job.error)
         elif not job.cancelled:
-            self._pace.measured(request.model, request.device, job.result)
+            if not request.points:  # a correction reports more slices than it computes
+                self._pace.measured(request.model, request.device, job.result)
             self._loaded = (request.model, request.device)
             job.result = list(job.result.segmentations)
 
@@ -336,7 +385,8 @@ class SegmentationRunner:
         if segmentationNode.GetDisplayNode() is None:
             segmentationNode.CreateDefaultDisplayNodes()
         for segment, result in zip(written, results, strict=True):
-            self.lastResults.keep(segmentationNode, segment.segmentId, result)
+            question = _question(request) if redoOnly is None and len(results) == 1 else None
+            self.lastResults.keep(segmentationNode, segment.segmentId, result, question)
         segmentation = segmentationNode.GetSegmentation()
         names = [segmentation.GetSegment(one.segmentId).GetName() for one in written]
         report = reportOf(request, results, written, names)
@@ -359,7 +409,18 @@ class SegmentationRunner:
             self.lastResults.forget(node)
 
 
-def _segmentTask(request: RunRequest, withSlices: bool) -> SegmentTask:
+def _task(request: RunRequest, withSlices: bool, former: VolumeSegmentation | None = None) -> SegmentTask | CorrectTask:
+    if former is not None:
+        known = set(former.points)
+        return CorrectTask(
+            request.snapshot.identity,
+            former,
+            tuple(point for point in request.points if point not in known),
+            request.model,
+            request.device,
+            request.spread,
+            withSlices,
+        )
     return SegmentTask(
         request.snapshot.identity,
         tuple(one.prompt for one in request.prompts),
@@ -368,7 +429,16 @@ def _segmentTask(request: RunRequest, withSlices: bool) -> SegmentTask:
         request.device,
         {"axis": request.axis, "strategy": request.strategy, "intensity": request.intensity},
         withSlices,
+        request.points,
+        request.spread,
     )
+
+
+def _question(request: RunRequest) -> bytes:
+    """All that a result depends on, clicks and names apart."""
+    prompts = tuple(replace(one, name="") for one in request.prompts)
+    structure, arrays = encode(_task(replace(request, prompts=prompts, points=(), spread=""), False))
+    return b"".join((structure, *arrays))
 
 
 _shared: SegmentationRunner | None = None

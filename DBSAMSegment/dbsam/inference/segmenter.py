@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.geometry.grid import ImageGeometry, OrientedBox, slice_axes
 from dbsam.inference.decoding import SliceDecoder, SliceMask
 from dbsam.inference.doubts import LIKELY_WRONG_BELOW, LONE_SLICE_LIKELY_WRONG_BELOW, Doubt, doubts_about
 from dbsam.inference.embedding_cache import EmbeddingCache
@@ -123,6 +123,29 @@ class VolumeSegmentation:
         (i_first, i_last), (j_first, j_last), (k_first, k_last) = self.extent_ijk
         labelmap[k_first : k_last + 1, j_first : j_last + 1, i_first : i_last + 1] = self.mask_KJI
         return labelmap
+
+    def on_slice(self, index: int, prompt: Prompt) -> VolumeSegmentation:
+        """Returns what there is of it on one slice, to be corrected there and sent in no time.
+
+        Args:
+            index: The slice.
+            prompt: What prompts this slice alone.
+        """
+        plan = PromptPlan(prompt, self.geometry, self.axis)
+        x_axis, y_axis = slice_axes(self.axis)
+        (x_first, x_last), (y_first, y_last) = self.extent_ijk[x_axis], self.extent_ijk[y_axis]
+        first, last = self.extent_ijk[self.axis]
+        whole = np.zeros(plan.slice_hw, np.uint8)
+        if first <= index <= last:
+            whole[y_first : y_last + 1, x_first : x_last + 1] = slice_of(self.mask_KJI, self.axis, index - first)
+        return replace(
+            self,
+            mask_KJI=np.expand_dims(whole[plan.window.slices], 2 - self.axis),
+            extent_ijk=plan.extent_ijk(),
+            slices=[report for report in self.slices if report.index == index],
+            prompt=prompt,
+            points=tuple(one for one in self.points if index in points_by_slice([one], self.geometry, self.axis)),
+        )
 
 
 class VolumeSegmenter:

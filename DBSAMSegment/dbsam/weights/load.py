@@ -210,6 +210,19 @@ def weights_info(
     return _info_of_pickle(path, progress, cancel) if path.suffix in PICKLE_SUFFIXES else read_info(path)
 
 
+def takes_clicks(name_or_path: str | Path) -> bool:
+    """Whether a model was trained with clicks, read off its file's header or known by its name; without loading torch.
+
+    Raises:
+        CheckpointError: It is neither a name nor a file, or the file is damaged or foreign.
+    """
+    path = locate(name_or_path)
+    if path is None:
+        return named_config(str(name_or_path)).trained_clicks
+    # None of the networks that come as `.pth` was trained with clicks on top of a box.
+    return path.suffix not in PICKLE_SUFFIXES and read_info(path).config.trained_clicks
+
+
 def signature_of(info: CheckpointInfo) -> str:
     """Text that identifies weights and architecture, the same on every computer and for every copy of a file."""
     content = {

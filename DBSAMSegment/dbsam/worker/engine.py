@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,14 +46,19 @@ class Engine:
     def segment(
         self, task: SegmentTask, cancel: CancelToken, report: ProgressCallback, decided: SliceSink
     ) -> Segmented:
-        """Segments all prompts of a task.
+        """Segments all prompts of a task, and corrects the result by its clicks.
 
         Raises:
             Cancelled: The token was cancelled.
-            ValueError: A box outside the volume, a constant image, or another input that can't be segmented.
+            ValueError: A box outside the volume, a constant image, or another input that can't be segmented; clicks for
+                several structures, or for a model that doesn't take them.
         """
         segmenter, load_seconds = self._loaded(task.model, task.device, cancel, report)
         volume, wait_seconds = self._volume(task.volume, cancel, report)
+        if task.points:
+            if len(task.prompts) != 1:
+                raise ValueError(f"Clicks correct one structure, and there are {len(task.prompts)}: choose one box.")
+            segmenter.check_clicks(volume, task.points, task.spread)
         found = []
         count = len(task.prompts)
         for number, (prompt, name) in enumerate(zip(task.prompts, task.names, strict=True)):
@@ -76,6 +82,13 @@ class Engine:
                     **task.options,
                 )
             )
+        if task.points:
+            first = found[0]
+            sending = _sending(decided, 0, first.axis) if task.with_slices else None
+            corrected = segmenter.correct(
+                volume, first, task.points, spread=task.spread, progress=report, cancel=cancel, on_slice=sending
+            )
+            found = [replace(corrected, seconds=first.seconds + corrected.seconds, cache_hits=first.cache_hits)]
         return Segmented(tuple(found), _device(segmenter, task.device), load_seconds, wait_seconds)
 
     def correct(

@@ -24,7 +24,7 @@ from dbsam.progress import Progress
 from dbsam.worker.channel import Frame
 from dbsam.worker.values import ProtocolError, ValueCodec
 
-VERSION = 2
+VERSION = 3
 
 
 class Priority(IntEnum):
@@ -90,6 +90,8 @@ class SegmentTask:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         options: What `VolumeSegmenter.segment` takes by name beside these: axis, strategy, intensity...
         with_slices: Whether each slice is sent as soon as it is decided.
+        points: Clicks by which the result is corrected at once; with one prompt only.
+        spread: How far they reach, as `VolumeSegmenter.correct` takes it.
     """
 
     volume: str
@@ -99,6 +101,8 @@ class SegmentTask:
     device: str
     options: Mapping[str, Any]
     with_slices: bool
+    points: tuple[PointPrompt, ...] = ()
+    spread: str = "both"
 
 
 @dataclass(frozen=True)
