@@ -34,7 +34,7 @@ ROOMS = {
         ("api",), ("worker", "cli"), ("__main__",),
     ),
     TRAINING: (
-        ("__init__", "resources", "schema", "recipe"), ("data",), ("store",), ("batches",),
+        ("__init__", "resources", "schema", "recipe", "figures"), ("data",), ("store",), ("batches",),
         ("trainer", "evaluate"), ("cli", "cli_training"), ("train",),
     ),
 }  # fmt: skip

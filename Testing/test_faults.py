@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,36 +14,27 @@ from cases import GEOMETRY, roi_box, truth_KJI, write_tiny_weights
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL, fork and limits on the size of files")
 
 
-def test_a_killed_writer_leaves_the_old_file_or_the_whole_new_one(tmp_path, monkeypatch):
-    faults = pytest.importorskip("faults")  # of benchmarks, which does the same more often
+faults = pytest.importorskip("faults", exc_type=ImportError)  # of benchmarks, which does the same more often
+
+
+def test_a_killed_writer_or_a_full_disk_leaves_the_old_file_or_the_whole_new_one(tmp_path, monkeypatch):
     from threshold_predictor import ThresholdPredictor
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    chance = random.Random(0)
     with faults.serving(tmp_path) as url:
         for writing in faults.writings(tmp_path, url, ThresholdPredictor):
-            outcome = faults.kill_at_random(writing, 2, random.Random(0))
-            assert outcome.old + outcome.new == 2 * len(writing.outputs)
+            for outcome in (faults.kill_at_random(writing, 2, chance), faults.fill_disk(writing, 2, chance)):
+                assert outcome.old + outcome.new == 2 * len(writing.outputs)
 
 
-def in_a_full_disk(write: Callable[[], object], limit_bytes: int) -> str:
-    """The error of a writing in a process that may write no file beyond the limit; empty if it has none."""
-    import resource
-
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
-            write()
-        except OSError as error:
-            os.write(writing, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    with os.fdopen(reading, "rb") as pipe:
-        return pipe.read().decode()
+def test_a_run_of_training_goes_on_after_kills_and_after_its_disk_was_full(tmp_path):
+    (tmp_path / "kills").mkdir()
+    (tmp_path / "full").mkdir()
+    assert faults.kill_training(tmp_path / "kills", 2, random.Random(0)).faults == 2
+    outcome = faults.kill_training(tmp_path / "full", 6, random.Random(3), full_disk=True)
+    assert outcome.in_time >= 3
+    assert all("cannot be written" in error or "Cannot write" in error for error in outcome.errors), outcome.errors
 
 
 def test_every_writer_says_that_the_disk_is_full_and_leaves_the_old_file(tmp_path):
@@ -67,7 +57,7 @@ def test_every_writer_says_that_the_disk_is_full_and_leaves_the_old_file(tmp_pat
     for name, write in writers.items():
         path = tmp_path / "out" / name
         path.write_bytes(old)
-        error = in_a_full_disk(lambda write=write, path=path: write(path), 500)
+        error = faults.in_a_full_disk(lambda write=write, path=path: write(path), 500)
         assert name in error or "too large" in error, f"{name}: {error!r}"
         assert path.read_bytes().startswith(old), name
         assert name == "log.jsonl" or path.read_bytes() == old
@@ -85,6 +75,6 @@ def test_a_segment_survives_a_full_disk(tmp_path):
     dbsam.write_segmentation(path, [dbsam.Segment("block", truth_KJI())], GEOMETRY)
     former = path.read_bytes()
     noise = np.random.default_rng(0).integers(0, 2, GEOMETRY.shape_KJI)
-    error = in_a_full_disk(lambda: dbsam.write_segmentation(path, [dbsam.Segment("x", noise)], GEOMETRY), 300)
+    error = faults.in_a_full_disk(lambda: dbsam.write_segmentation(path, [dbsam.Segment("x", noise)], GEOMETRY), 300)
     assert "mask.seg.nrrd: cannot be written" in error
     assert path.read_bytes() == former

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbsam.cli.cluster import ClusterError
+from dbsam.io.files import write_text
 from dbsam.weights.download import DownloadError
 from dbsam_training.cli_training import add_training_commands
 
@@ -163,8 +164,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         write_reliability(folder / "calibration.png", by_model)
     if summary.clicks:
         write_click_curve(folder / "clicks.png", summary.clicks)
-    (folder / "summary.json").write_text(json.dumps(summary_as_json(evaluation, summary), indent=1), encoding="utf-8")
-    (folder / "report.md").write_text(markdown_report(evaluation, summary, sheets), encoding="utf-8")
+    write_text(folder / "summary.json", json.dumps(summary_as_json(evaluation, summary), indent=1))
+    write_text(folder / "report.md", markdown_report(evaluation, summary, sheets))
     for entry in summary.means:
         if entry.group in ("3d", "2d"):
             logger.info(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dbsam.cli.case import Case
+from dbsam.io.files import naming_what_is_written
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,12 @@ class BatchRecords:
             OSError: It cannot be written; a part of it may stay, which is left out when the file is read again.
         """
         line = json.dumps({"output": output, **record}).encode() + b"\n"
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as file:
-                if file.tell():  # at the end, as always when appending
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                file.write(line)
-        except OSError as error:
-            raise OSError(f"{self._path}: cannot be written ({error.strerror or error}). Is the disk full?") from error
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with naming_what_is_written(self._path), self._path.open("a+b") as file:
+            if file.tell():  # at the end, as always when appending
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
         self._newest[output] = record
 
 

@@ -124,10 +124,7 @@ def write_dicom_seg(
         raise ValueError(f"{source}: lacks what a DICOM segmentation needs ({error}); write .seg.nrrd.") from error
     seg.SeriesDescription = f"DB-SAM: {', '.join(segment.name for segment in segments)}"[:_LONGEST_LABEL]
     with atomic_path(path) as temporary:
-        try:
-            seg.save_as(temporary)
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+        seg.save_as(temporary)
 
 
 def _sources(frames: Sequence[Frame]) -> list[Dataset]:

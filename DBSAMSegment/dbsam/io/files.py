@@ -37,10 +37,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     remove_unfinished(target.parent)
     with _own_folder(target.parent) as folder:
         temporary = folder / target.name.lower()
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        with naming_what_is_written(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
+
+
+@contextmanager
+def naming_what_is_written(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file in an error of writing, which says of itself "No space left on device" and no more.
+
+    Raises:
+        OSError: What the block raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, with line ends as they are, as `atomic_path` does: whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; a former one stays.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def link_target(path: Path) -> Path:

@@ -301,10 +301,7 @@ def _refuse_shear(path: str | os.PathLike[str], geometry: ImageGeometry) -> None
 def _write_nifti(path: str | os.PathLike[str], voxels_KJI: NDArray[Any], geometry: ImageGeometry) -> None:
     """Write a file and read it back, because a disk may be full without a word."""
     with atomic_path(path) as temporary:
-        try:
-            nifti.write_nifti(temporary, voxels_KJI, geometry)
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+        nifti.write_nifti(temporary, voxels_KJI, geometry)
         _check_written(path, temporary, voxels_KJI)
 
 

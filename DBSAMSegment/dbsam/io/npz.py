@@ -66,7 +66,4 @@ def write_npz(path: Path, labelmap_KJI: NDArray[Any], geometry: ImageGeometry) -
         OSError: The file cannot be written; a former one stays.
     """
     with atomic_path(path) as temporary:
-        try:
-            np.savez_compressed(temporary, segs=labelmap_KJI, spacing=np.array(geometry.spacing_mm))
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+        np.savez_compressed(temporary, segs=labelmap_KJI, spacing=np.array(geometry.spacing_mm))

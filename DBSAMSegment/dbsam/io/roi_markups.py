@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dbsam.geometry.grid import LPS_FROM_RAS, OrientedBox
-from dbsam.io.files import atomic_path
+from dbsam.io.files import write_text
 from dbsam.preprocess.prompts import PointPrompt
 
 _SCHEMA = (
@@ -124,8 +124,7 @@ def write_roi(path: str | Path, roi: MarkupsRoi | Sequence[MarkupsRoi]) -> None:
     if not rois:
         raise ValueError(f"There is no ROI to write to {path}.")
     document = {"@schema": _SCHEMA, "markups": [_markup_from_roi(each) for each in rois]}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=4) + "\n")
 
 
 def _read_markups(path: Path) -> list[dict[str, Any]]:

@@ -160,10 +160,7 @@ def write_colour_nrrd(path: str | os.PathLike[str], voxels: NDArray[np.generic],
 def _write(path: str | os.PathLike[str], header: str, voxels: NDArray[np.generic]) -> None:
     content = header.encode("utf-8", "replace") + gzip.compress(voxels.tobytes(), compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:
-            raise OSError(f"{path}: cannot be written ({error.strerror}). Is the disk full?") from error
+        temporary.write_bytes(content)
 
 
 def _place_in_layers(segments: Sequence[Segment], geometry: ImageGeometry) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from dbsam.io.files import atomic_path
+from dbsam.io.files import write_text
 from dbsam.progress import CancelToken, ProgressCallback
 from dbsam.weights.download import digest_of
 
@@ -84,8 +84,7 @@ def _read_record(record: Path) -> dict | None:
 
 def _write_record(record: Path, values: dict) -> None:
     try:
-        with atomic_path(record) as temporary:
-            temporary.write_text(json.dumps(values), encoding="utf-8")
+        write_text(record, json.dumps(values))
     except OSError as error:
         # A cache folder that cannot be written costs a second at the next start, no more.
         logger.info("The digest of %s is not remembered: %s", values["state"]["path"], error)

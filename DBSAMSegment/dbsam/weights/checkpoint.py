@@ -98,13 +98,7 @@ def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: 
             "The provenance describes another architecture than the network's: "
             f"{_differences(info.config, model.config)}."
         )
-    parameters = {name for name, _ in model.named_parameters()}
-    keys = keys_above_base(model.config) if info.base else model.state_dict().keys()
-    tensors = {
-        key: _stored(key, value, half and key in parameters)
-        for key, value in sorted(model.state_dict().items())
-        if key in keys
-    }
+    tensors = _stored_tensors(model, info, half)
     info = replace(info, tensors_sha256=_tensors_sha256(tensors))
     with atomic_path(path) as temporary:
         try:
@@ -113,6 +107,25 @@ def save_checkpoint(path: Path | str, model: DBSAM, info: CheckpointInfo, half: 
         except SafetensorError as error:
             raise OSError(f"Cannot write {path}: {error}") from error
     return info
+
+
+def stored_digest(model: DBSAM, info: CheckpointInfo, half: bool = False) -> str:
+    """The digest of the weights that `save_checkpoint` would store.
+
+    Raises:
+        ValueError: A weight is not finite, or too large for 16 bits.
+    """
+    return _tensors_sha256(_stored_tensors(model, info, half))
+
+
+def _stored_tensors(model: DBSAM, info: CheckpointInfo, half: bool) -> dict[str, Tensor]:
+    parameters = {name for name, _ in model.named_parameters()}
+    keys = keys_above_base(model.config) if info.base else model.state_dict().keys()
+    return {
+        key: _stored(key, value, half and key in parameters)
+        for key, value in sorted(model.state_dict().items())
+        if key in keys
+    }
 
 
 def load_checkpoint(

@@ -14,6 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from dbsam.inference.calibration import Calibration
 from dbsam_training.evaluate.bootstrap import Row
+from dbsam_training.figures import new_figure, save_figure
 
 BINS = 10
 MOST_POINTS = 20
@@ -123,11 +124,7 @@ def fit_calibration(judgements: Sequence[Judgement]) -> Calibration | None:
 
 def write_reliability(path: Path, judgements: Mapping[str, Sequence[Judgement]]) -> None:
     """Draw measured over predicted IoU of each model, with the curve that corrects it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(judgements), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * len(judgements), 4)
     grid = figure.subplots(1, len(judgements), squeeze=False)[0]
     for axes, (model, of_model) in zip(grid, judgements.items(), strict=True):
         predicted, measured, weights = _columns(of_model)
@@ -143,7 +140,7 @@ def write_reliability(path: Path, judgements: Mapping[str, Sequence[Judgement]])
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted IoU", title=model)
         axes.set_ylabel("measured IoU")
         axes.legend(fontsize=8, loc="upper left")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def _cross_fitted_error(judgements: Sequence[Judgement]) -> float | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dbsam_training.figures import new_figure, save_figure
+
 GOALS = (0.85, 0.90)
 """IoU that counts as good enough, the field's NoC@85 and NoC@90."""
 
@@ -74,11 +76,7 @@ def _mean(curves: Sequence[ClickCurve], values: Sequence[Sequence[float]]) -> li
 
 def write_click_curve(path: Path, summaries: dict[str, ClickSummary]) -> None:
     """Draw DSC over clicks, of all objects and of those that are worst by the box alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5, 4)
     axes = figure.subplots()
     for number, (model, summary) in enumerate(summaries.items()):
         clicks, colour = range(len(summary.dsc)), f"C{number}"
@@ -88,4 +86,4 @@ def write_click_curve(path: Path, summaries: dict[str, ClickSummary]) -> None:
     axes.set_xlabel("clicks")
     axes.set_ylabel("DSC [%]")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dbsam_training.evaluate.bootstrap import Row
 from dbsam_training.evaluate.prompts import BoolArray, FloatArray
+from dbsam_training.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,12 +123,8 @@ def _first_dsc(example: Example) -> float:
 
 def write_sheet(path: Path, examples: Sequence[Example], models: Sequence[str]) -> None:
     """Draws one row per example (image with prompt, each model, ground truth) and saves the sheet as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
     columns = 2 + len(models)
-    figure = Figure(figsize=(CELL_INCHES * columns, CELL_INCHES * 1.12 * len(examples)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(CELL_INCHES * columns, CELL_INCHES * 1.12 * len(examples))
     grid = figure.subplots(len(examples), columns, squeeze=False)
     for row, example in zip(grid, examples, strict=True):
         _draw(row[0], example, None, "image and box")
@@ -135,7 +132,7 @@ def write_sheet(path: Path, examples: Sequence[Example], models: Sequence[str]) 
         for axes, model in zip(row[1:-1], models, strict=True):
             _draw(axes, example, example.masks[model], f"{model}  DSC {100 * example.dsc[model]:.1f}")
         _draw(row[-1], example, example.truth, "ground truth", TRUTH_COLOUR)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def _draw(

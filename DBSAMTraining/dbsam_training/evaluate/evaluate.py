@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 
 from dbsam.geometry.grid import OrientedBox, slice_axes, slice_boxes_xyxy
+from dbsam.io.files import atomic_path
 from dbsam.preprocess.intensity import IntensityWindow, resolve_intensity
 from dbsam.preprocess.volume import Volume
 from dbsam_training.data.case import Case, CaseError, Source, Structure, check_names, ignored_voxels
@@ -405,7 +406,7 @@ def _row_writer(path: Path | None) -> Iterator[Callable[[Sequence[Row]], None]]:
     if path is None:
         yield lambda rows: None
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)])
         writer.writeheader()
 

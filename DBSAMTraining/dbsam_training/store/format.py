@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.io.files import atomic_path
+from dbsam.io.files import write_text
 
 PATCH_SIZE = 256
 HULL_POINTS = 32
@@ -296,5 +296,4 @@ def read_store_facts(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step: `path` holds the whole new file or what it held before."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, sort_keys=True))

@@ -14,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from dbsam.io.files import naming_what_is_written
 from dbsam_training.store.format import (
     ALL_ARRAYS,
     HULL_POINTS,
@@ -100,10 +101,11 @@ class ShardWriter:
             raise
 
     def _close(self, facts: Mapping[str, Any]) -> int:
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        with naming_what_is_written(self.target):
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
         if self._views:
             self._counts["views"] = len(self._views)
         else:
@@ -138,7 +140,8 @@ class ShardWriter:
 
     def _write(self, array: str, values: NDArray[Any], kind: type) -> None:
         data = np.ascontiguousarray(values, kind).data
-        self._files[array].write(data)
+        with naming_what_is_written(self.target):
+            self._files[array].write(data)
         self._digests[array].update(data)
 
     def _code(self, column: str, name: str) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 
 from dbsam.inference.calibration import METRIC
+from dbsam.io.files import write_text
 from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
-from dbsam.weights.checkpoint import load_base, save_checkpoint
+from dbsam.weights.checkpoint import load_base, save_checkpoint, stored_digest
 from dbsam.weights.metadata import CheckpointInfo, DatasetCredit
 from dbsam_training.recipe import Recipe, recipe_from
 from dbsam_training.schema import SettingError
@@ -94,11 +96,10 @@ def export_run(run_folder: Path, output: Path, card: Path, options: ExportOption
         },
         metrics=_metrics(run_folder if options.blend == 1 else None, options.metrics),
     )
+    if curve := _calibration(info.metrics, stored_digest(model, info, options.half)):
+        info = replace(info, metrics={**info.metrics, METRIC: curve})
     info = save_checkpoint(output, model, info, half=options.half)
-    if curve := _calibration(info):
-        info = save_checkpoint(output, model, replace(info, metrics={**info.metrics, METRIC: curve}), half=options.half)
-    card.parent.mkdir(parents=True, exist_ok=True)
-    card.write_text(model_card(info, output), encoding="utf-8")
+    write_text(card, model_card(info, output))
     return info
 
 
@@ -152,13 +153,13 @@ def _metrics(run_folder: Path | None, evaluation: Path | None) -> dict[str, Any]
     return metrics
 
 
-def _calibration(info: CheckpointInfo) -> dict[str, Any] | None:
+def _calibration(metrics: Mapping[str, Any], digest: str) -> dict[str, Any] | None:
     """The curve that an evaluation of these very weights has fitted."""
-    evaluation = info.metrics.get("evaluation", {})
+    evaluation = metrics.get("evaluation", {})
     fitted = {model: found["curve"] for model, found in evaluation.get("calibration", {}).items() if found["curve"]}
     weights = evaluation.get("weights", {})
     for model, curve in fitted.items():
-        if weights.get(model) == info.tensors_sha256:
+        if weights.get(model) == digest:
             logger.info("its own estimate of a mask is corrected by the curve of %s", model)
             return dict(curve)
     if fitted:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
-from dbsam.io.files import atomic_path
+from dbsam.io.files import atomic_path, naming_what_is_written, write_text
 from dbsam_training.store.format import write_json
 from dbsam_training.trainer.checks import check_finite
 from dbsam_training.trainer.run_folder import RECIPE
@@ -47,7 +47,7 @@ class RunLog:
         self._tables: tuple[CsvLog, ...] = ()
         if run.fabric.is_global_zero:
             text = yaml.safe_dump(run.recipe.to_dict(), sort_keys=False, allow_unicode=True)
-            (run.folder / RECIPE).write_text(text, encoding="utf-8")
+            write_text(run.folder / RECIPE, text)
             columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
             scores = ("step", "score", *validation_prompts(run.recipe.prompts))
             self._tables = tuple(
@@ -121,12 +121,14 @@ class CsvLog:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row, and hand it to the operating system, so that a killed process does not lose it."""
-        self._writer.writerow(row)
-        self._file.flush()
+        with naming_what_is_written(self.path):
+            self._writer.writerow(row)
+            self._file.flush()
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        with naming_what_is_written(self.path):  # what a full disk did not take is tried again
+            self._file.close()
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

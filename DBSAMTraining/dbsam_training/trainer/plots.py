@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.io.files import atomic_path
+from dbsam_training.figures import new_figure, save_figure
 from dbsam_training.trainer.validation import Example
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CELL_INCHES = 1.7
 _COLUMNS = 6
@@ -31,7 +27,7 @@ def write_learning_curve(
         losses: Rows with "step" and "loss".
         validations: Rows with "step" and a DSC for each kind of prompt.
     """
-    figure = _figure(8, 4)
+    figure = new_figure(8, 4)
     left = figure.subplots()
     steps = np.array([row["step"] for row in losses])
     values = np.array([row["loss"] for row in losses])
@@ -51,7 +47,7 @@ def write_learning_curve(
     right.set_ylabel("validation DSC [%]", color="tab:orange")
     if kinds:
         right.legend(loc="center right", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def write_overlays(path: Path, examples: Sequence[Example]) -> None:
@@ -61,7 +57,7 @@ def write_overlays(path: Path, examples: Sequence[Example]) -> None:
     if not chosen:
         return
     rows = -(-len(chosen) // _COLUMNS)
-    figure = _figure(_CELL_INCHES * _COLUMNS, _CELL_INCHES * 1.15 * rows)
+    figure = new_figure(_CELL_INCHES * _COLUMNS, _CELL_INCHES * 1.15 * rows)
     grid = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -76,24 +72,10 @@ def write_overlays(path: Path, examples: Sequence[Example]) -> None:
         x0, y0, x1, y1 = example.box_xyxy
         axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="cyan", linewidth=0.8)
         axes.set_title(f"{example.dataset[:22]}\nDSC {100 * example.dsc:.0f}", fontsize=6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _tint(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     colour = np.zeros((*mask.shape, 4), np.float32)
     colour[mask] = (1.0, 0.7, 0.1, 0.45)
     return colour
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
