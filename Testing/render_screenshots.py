@@ -1,10 +1,14 @@
 """Renders the pictures of the panel, the effect, the weights manager and the results into Resources/Screenshots.
 
-Runs in the stand-in of the application, with the compact model on the repository's phantoms: `make screenshots`.
+Runs in the stand-in of the application, with the compact model on the repository's phantoms: `make screenshots`. The
+picture of a correction by a click needs a model that takes clicks: the compact one, where it does, or another with
+
+    python Testing/render_screenshots.py --clicks MODEL
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -15,6 +19,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "Resources" / "Sample"
@@ -24,6 +29,9 @@ CASES = {
     "mr": ("phantom_mr.nrrd", "phantom_mr_roi.mrk.json"),
     "ultrasound": ("phantom_ultrasound.nrrd", "phantom_ultrasound_roi.mrk.json"),
 }
+# Volume, box and true mask of the picture of a click.
+CLICKED_CASE = ("phantom_ct.nrrd", "phantom_roi.mrk.json", "phantom_truth.nrrd")
+WORST_SLICES, LEAST_GAIN = 5, 0.02
 LONGEST_RUN_SECONDS = 300
 logger = logging.getLogger("screenshots")
 
@@ -60,9 +68,23 @@ def render(folder: Path) -> list[Path]:
     dialog.selectModel("sam")
     pictures.append(host.grab(dialog, folder / "weights.png", 900, 360))
     dialog.shutDown()
+    if widget.logic.runner.takesClicks("compact"):
+        pictures.append(renderClick(widget, folder / "clicks.png", "compact"))
     host.close_module("DBSAMSegment")
     scene.Clear(0)
     return pictures
+
+
+def renderClicksOnly(folder: Path, model: str) -> list[Path]:
+    """The picture of a click with another model than the compact one."""
+    host.start()
+    folder.mkdir(parents=True, exist_ok=True)
+    host.new_scene()
+    widget = host.open_module("DBSAMSegment")
+    picture = renderClick(widget, folder / "clicks.png", model)
+    host.close_module("DBSAMSegment")
+    host.new_scene()
+    return [picture]
 
 
 def segmentCase(widget: Any, volume: str, roi: str) -> tuple[Any, Any]:
@@ -83,6 +105,102 @@ def segmentCase(widget: Any, volume: str, roi: str) -> tuple[Any, Any]:
     host.process_events(0.2)
     widget.panel.result.plot.draw()
     return volumeNode, roiNode
+
+
+def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] = CLICKED_CASE) -> Path:
+    """A slice with a wrong mask, the click in its largest wrong part, and what *Apply* makes of it, side by side.
+
+    Raises:
+        RuntimeError: no click on one of the worst slices makes its mask better.
+    """
+    import slicer
+
+    from dbsam_training.evaluate.prompts import largest_fault
+
+    slicer.mrmlScene.Clear(0)
+    host.process_events()
+    parameters = widget.logic.getParameterNode()
+    parameters.model, parameters.axis = model, "K"
+    volumeNode, roiNode = segmentCase(widget, *case[:2])
+    truthNode = slicer.util.loadVolume(str(SAMPLE / case[2]), {"show": False})
+    truth = slicer.util.arrayFromVolume(truthNode) > 0
+    slicer.mrmlScene.RemoveNode(truthNode)
+    before = maskInPanel(widget)
+    scores = [dice(mask, wanted) if wanted.any() else 1.0 for mask, wanted in zip(before, truth, strict=True)]
+    for index in np.argsort(scores)[:WORST_SLICES]:
+        fault = largest_fault(truth[index : index + 1], before[index : index + 1], volumeNode.GetSpacing())
+        if fault is None:
+            break  # the others are better still
+        ijk = np.array([*fault.ijk[:2], index])
+        after = clicked(widget, volumeNode, ijk, fault.include)
+        score = dice(after[index], truth[index])
+        kind = "include" if fault.include else "exclude"
+        logger.info("Slice %d: DSC %.3f, after a click (%s) %.3f", index, scores[index], kind, score)
+        if score > scores[index] + LEAST_GAIN:
+            writeTriptych(path, volumeNode, roiNode, ijk, fault.include, before[index], after[index])
+            return path
+        widget.ui.takeBackButton.click()
+    raise RuntimeError(f"With the model {model} no click on the {WORST_SLICES} worst slices gains {LEAST_GAIN} DSC.")
+
+
+def clicked(widget: Any, volumeNode: Any, ijk: np.ndarray, include: bool) -> np.ndarray:
+    """Places a click at a voxel and applies it; returns the mask."""
+    import slicer
+    import vtk
+    from DBSAMSegmentLib.Mrml.Geometry import volumeGeometry
+    from DBSAMSegmentLib.Mrml.Views import placedTo, stopPlacing
+
+    (widget.ui.includeButton if include else widget.ui.excludeButton).click()
+    position = volumeGeometry(volumeNode).ijk_to_ras @ [*ijk, 1]
+    placedTo(slicer.mrmlScene).AddControlPointWorld(vtk.vtkVector3d(*map(float, position[:3])))
+    stopPlacing(slicer.mrmlScene)
+    host.process_events(LONGEST_RUN_SECONDS, lambda: not widget.panel.clicks.preview.busy)
+    widget.ui.applyButton.click()
+    if not host.process_events(LONGEST_RUN_SECONDS, lambda: widget.panel.run.job is None):
+        raise TimeoutError("the correction did not end")
+    return maskInPanel(widget)
+
+
+def maskInPanel(widget: Any) -> np.ndarray:
+    """The last result on the volume's whole grid."""
+    parameters = widget.logic.getParameterNode()
+    segmentId = parameters.segmentation.GetSegmentation().GetNthSegmentID(0)
+    return widget.logic.runner.lastResults.of(parameters.segmentation, segmentId).labelmap_KJI() > 0
+
+
+def dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Of two masks, one of which holds something."""
+    return 2 * float((mask & truth).sum()) / max(1.0, float(mask.sum() + truth.sum()))
+
+
+def writeTriptych(
+    path: Path, volumeNode: Any, roiNode: Any, ijk: np.ndarray, include: bool, before: np.ndarray, after: np.ndarray
+) -> None:
+    """One slice three times: as it was, with the click as a cross, as it is."""
+    from DBSAMSegmentLib.Mrml.Geometry import roiBox, snapshotVolume
+
+    from dbsam.geometry.grid import ImageGeometry
+    from dbsam.io.images import write_png
+    from dbsam.io.overlay import render_overlay
+    from dbsam.io.seg_nrrd import Segment
+    from dbsam.preprocess.intensity import resolve_intensity
+    from dbsam.preprocess.volume import Volume
+
+    snapshot, box, index = snapshotVolume(volumeNode), roiBox(roiNode, volumeNode), int(ijk[2])
+    shift = np.eye(4)
+    shift[2, 3] = index
+    geometry = ImageGeometry(snapshot.geometry.ijk_to_ras @ shift, (*snapshot.geometry.dimensions_ijk[:2], 1))
+    volume = Volume(snapshot.voxels[index : index + 1], geometry)
+    cross = np.zeros(before.shape, np.uint8)
+    cross[ijk[1], ijk[0] - 1 : ijk[0] + 2] = cross[ijk[1] - 1 : ijk[1] + 2, ijk[0]] = 1
+    click = Segment("click", cross[None], color_rgb=(0.2, 0.9, 0.3) if include else (0.95, 0.2, 0.2))
+    toUint8 = resolve_intensity("auto", snapshot.voxels).apply
+    pictures = []
+    for mask, marks in ((before, []), (before, [click]), (after, [])):
+        segments = [Segment("mask", mask[None].astype(np.uint8)), *marks]
+        rows = render_overlay(volume, segments, [box] * len(segments), toUint8)
+        pictures.append(rows[: rows.shape[1]])  # the first row: every segment is on it
+    write_png(path, np.concatenate(pictures, axis=1))
 
 
 def renderResult(widget: Any, path: Path) -> Path:
@@ -118,5 +236,9 @@ def useRuleWithoutWeights(widget: Any) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    for picture in render(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots"):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "Resources" / "Screenshots")
+    parser.add_argument("--clicks", metavar="MODEL", help="only the picture of a click, with this model")
+    chosen = parser.parse_args()
+    for picture in renderClicksOnly(chosen.folder, chosen.clicks) if chosen.clicks else render(chosen.folder):
         logger.info("%s: %d kB", picture, picture.stat().st_size // 1000)

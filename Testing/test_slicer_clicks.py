@@ -193,6 +193,20 @@ def test_the_applications_own_undo_takes_a_click_back(panel, shown):
         scene.ClearRedoStack()
 
 
+def test_a_click_during_a_run_is_outlined_after_it(panel, shown):
+    staged(panel)
+    panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.1
+    panel.ui.applyButton.click()
+    host.process_events(0.2)
+    click(panel, OTHER, include=False)
+    assert panel.panel.run.job is not None
+    assert host.process_events(LONGEST, lambda: panel.panel.run.job is None)
+    outlined(panel)
+    assert panel.panel.clicks.preview.outlines.wasSeen
+    assert shown[-1][0] == 5
+    assert not (shown[-1][1] & two_parts()[1][5]).any()
+
+
 def test_clicks_without_a_result_are_outlined_and_count_in_the_first_run(panel, shown):
     staged(panel)
     _, other = two_parts()
@@ -286,6 +300,8 @@ def test_clicks_belong_to_their_box_on_their_volume(panel, shown):
     slicer.mrmlScene.RemoveNode(mine)
     host.process_events()
     assert numbers(panel) == []
+    assert "Click on a part" in panel.ui.clicksLabel.text
+    assert not panel.ui.takeBackButton.enabled
     slicer.mrmlScene.RemoveNode(roi)
     host.process_events()
     assert not panel.ui.includeButton.enabled
@@ -545,3 +561,31 @@ def test_random_interruptions_of_clicks_leave_nothing_half_done(panel, monkeypat
         assert isBoxed or array[wanted].mean() > 0.85 or not array[other].all(), action.__name__
     assert happened["corrected"] > 0
     assert happened["as it was"] > 0
+
+
+def test_the_tutorials_picture_of_a_click_is_rendered_where_a_click_makes_a_mask_better(panel, tmp_path, monkeypatch):
+    import render_screenshots
+
+    from dbsam.geometry.grid import ImageGeometry, OrientedBox
+    from dbsam.io.images import read_volume, write_volume
+    from dbsam.io.roi_markups import MarkupsRoi, write_roi
+
+    wanted, other = two_parts()
+    geometry = ImageGeometry(np.eye(4), SHAPE[::-1])
+    write_volume(tmp_path / "ct.nrrd", np.where(wanted | other, 150, -1000).astype(np.int16), geometry)
+    write_volume(tmp_path / "truth.nrrd", wanted.astype(np.int16), geometry)
+    box = OrientedBox(np.array([22.5, 18.5, 5.5]), np.diag([18.0, 11.0, 5.0]))
+    write_roi(tmp_path / "box.mrk.json", MarkupsRoi("liver", box))
+    monkeypatch.setattr(render_screenshots, "SAMPLE", tmp_path)
+    picture = tmp_path / "clicks.png"
+    case = ("ct.nrrd", "box.mrk.json", "truth.nrrd")
+    assert render_screenshots.renderClick(panel, picture, "compact", case) == picture
+    shown = read_volume(picture).voxels[0]
+    side = shown.shape[0]
+    assert shown.shape == (side, 3 * side, 3)
+    left, middle, right = np.split(shown.astype(int), 3, axis=1)
+    assert np.abs(left - middle).max() > 50, "the click"
+    assert np.abs(left - right).max() > 50, "the mask"
+    write_volume(tmp_path / "truth.nrrd", (wanted | other).astype(np.int16), geometry)
+    with pytest.raises(RuntimeError, match="no click on the 5 worst slices"):
+        render_screenshots.renderClick(panel, picture, "compact", case)

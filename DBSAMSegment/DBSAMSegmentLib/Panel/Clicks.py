@@ -81,6 +81,7 @@ class Clicks(VTKObservationMixin):
         self._clicks: list[Click] = []
         self._taken: list[Click] = []
         self._newest: Click | None = None
+        self._inRun: list[Click] = []
         self._numbering = False
         self.preview = ClickPreview(runner, self._clicked, say)
         self._buttons = {True: ui.includeButton, False: ui.excludeButton}
@@ -144,6 +145,16 @@ class Clicks(VTKObservationMixin):
     def lists(self) -> tuple[PointList | None, PointList | None]:
         """The lists whose points a run takes along: none where the model or the choice of boxes forbids it."""
         return self._lists if not self._whyOff() else (None, None)
+
+    def begin(self) -> None:
+        """A run begins, with the clicks that there are."""
+        self._inRun = list(self._clicks)
+
+    def end(self) -> None:
+        """A run was written: its clicks need no outline any more, those that came meanwhile do."""
+        self.preview.clear()
+        if self._clicks != self._inRun:
+            self.preview.update()
 
     def onPlace(self, include: bool) -> None:
         """Clicks in the slice views become points of a list, which is made where none is chosen; again ends that."""

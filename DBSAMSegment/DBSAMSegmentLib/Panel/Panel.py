@@ -242,6 +242,7 @@ class Panel(VTKObservationMixin):
         try:
             self.segment.start(roiNodes)
             self.decided.begin(parameters.volume)
+            self.clicks.begin()
             job = self.logic.runner.start(
                 parameters.volume,
                 segmentationNode,
@@ -332,7 +333,7 @@ class Panel(VTKObservationMixin):
     def _onDone(self, report: RunReport | None) -> None:
         """Shows what was written; None after undo and redo, when the segments are no longer the last run's."""
         self.live.outlines.clear()
-        self.clicks.preview.clear()
+        self.clicks.end()
         self._report = report
         self.result.show(report if self.segment.isTarget() else None)
         if report is not None:
