@@ -21,7 +21,7 @@ from dbsam_training.evaluate.calibration import Judgement, calibration_error, fi
 from dbsam_training.evaluate.clicks import ClickCurve, summarise_clicks
 from dbsam_training.evaluate.evaluate import Settings, evaluate
 from dbsam_training.evaluate.found import Found
-from dbsam_training.evaluate.prompts import Click, largest_fault, roi_box
+from dbsam_training.evaluate.prompts import Click, next_click, roi_box
 from dbsam_training.evaluate.segmenters import ModelSegmenter
 from dbsam_training.evaluate.summary import summarise
 from dbsam_training.trainer.loop import train
@@ -61,10 +61,18 @@ def test_a_click_goes_to_the_middle_of_the_largest_wrong_part():
     truth, found = block(), block()
     found[6, 12:17, 14:19] = False  # missing: 25 voxels, the middle at (16, 14, 6)
     found[9, 2:5, 2:5] = True  # too much: 9 voxels
-    assert largest_fault(truth, found, (1.0, 1.0, 3.0)) == Click((16, 14, 6), True)
+    assert next_click(truth, found, (1.0, 1.0, 3.0)) == Click((16, 14, 6), True)
     found[6] = truth[6]
-    assert largest_fault(truth, found, (1.0, 1.0, 3.0)) == Click((3, 3, 9), False)
-    assert largest_fault(truth, truth, (1.0, 1.0, 3.0)) is None
+    assert next_click(truth, found, (1.0, 1.0, 3.0)) == Click((3, 3, 9), False)
+    assert next_click(truth, truth, (1.0, 1.0, 3.0)) is None
+
+
+def test_what_is_missing_and_what_is_too_much_are_two_parts_also_where_they_touch():
+    truth, found = np.zeros((1, 20, 20), bool), np.zeros((1, 20, 20), bool)
+    truth[0, 1:6, 1:5] = True  # 20 voxels missing, and beside them
+    found[0, 1:6, 5:9] = True  # 20 too much
+    found[0, 10:15, 10:15] = True  # 25 too much
+    assert next_click(truth, found, (1.0, 1.0, 9.0)) == Click((12, 12, 0), False)
 
 
 class Learner:
@@ -249,7 +257,7 @@ def test_a_model_is_clicked_by_the_engine_until_only_its_object_is_left():
     box = OrientedBox.from_ijk((4, 4, 2), (40, 40, 9), geometry)
     model = ModelSegmenter("threshold", ThresholdPredictor("slice"))
     assert model.takes_clicks
-    found = list(model.segment_clicks(volume, 2, box, lambda mask: largest_fault(truth, mask, (1, 1, 2)), 3))
+    found = list(model.segment_clicks(volume, 2, box, lambda mask: next_click(truth, mask, (1, 1, 2)), 3))
     assert np.array_equal(found[0].mask_KJI, truth | other)
     assert np.array_equal(found[-1].mask_KJI, truth)
     assert len(found) == 2  # one click, followed to both sides, and nothing is wrong any more

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from dbsam_training.batches.augment import Batch
+from dbsam_training.batches.click_rule import place_of_click
 from dbsam_training.recipe import Recipe
 
 _CLICKS = 4
@@ -50,7 +50,8 @@ class SimulatedClicks:
         points = np.zeros((len(found), 2), np.float32)
         labels = np.full(len(found), -1, np.int64)
         for n, mask in enumerate(found):
-            place = place_of_click(mask, self._truth[n], self._valid[n], self._rng)
+            known = np.where(self._valid[n], mask, self._truth[n])
+            place = place_of_click(self._truth[n], known, rng=self._rng)
             if place is not None:
                 points[n] = (np.array(place[::-1]) + 0.5) * self._scale - 0.5
                 labels[n] = int(self._truth[n][place])
@@ -61,38 +62,6 @@ class SimulatedClicks:
             torch.from_numpy(np.stack(self._points, 1)).to(device),
             torch.from_numpy(np.stack(self._labels, 1)).to(device),
         )
-
-
-def place_of_click(
-    mask: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_], rng: np.random.Generator | None
-) -> tuple[int, int] | None:
-    """Where a user clicks on a mask (H, W).
-
-    Args:
-        mask: The mask to correct.
-        truth: What it should be.
-        valid: Where one may click.
-        rng: Draws a place among those at least half as far from the wrong part's edge as its centre is; None for that.
-
-    Returns:
-        (row, column) in the largest connected wrong part, or None where nothing is wrong.
-    """
-    wrong = (mask != truth) & valid
-    # A part that is wrong in both ways, too much beside too little, is two parts.
-    missing, missing_count = ndimage.label(wrong & truth)
-    extra, extra_count = ndimage.label(wrong & ~truth)
-    parts = np.where(extra > 0, extra + missing_count, missing)
-    if missing_count + extra_count == 0:
-        return None
-    largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
-    if rng is None:
-        row, column = np.unravel_index(np.argmax(depth), depth.shape)
-    else:
-        rows, columns = np.nonzero(depth >= 0.5 * depth.max())
-        chosen = rng.integers(len(rows))
-        row, column = rows[chosen], columns[chosen]
-    return int(row), int(column)
 
 
 def correction(batch: Batch, recipe: Recipe, step: int) -> tuple[SimulatedClicks | None, int]:

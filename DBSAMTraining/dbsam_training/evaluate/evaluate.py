@@ -33,7 +33,7 @@ from dbsam_training.evaluate.prompts import (
     BoolArray,
     Click,
     FloatArray,
-    largest_fault,
+    next_click,
     paper_boxes,
     roi_box,
     slice_stack,
@@ -318,11 +318,11 @@ class _Objects:
             return
         known = ~self._unknown if self._unknown is not None else np.True_
 
-        def next_click(mask_KJI: BoolArray) -> Click | None:
-            return largest_fault(truth, np.where(known, mask_KJI, truth), self._case.geometry.spacing_mm)
+        def click_on(mask_KJI: BoolArray) -> Click | None:
+            return next_click(truth, np.where(known, mask_KJI, truth), self._case.geometry.spacing_mm)
 
         clicked = cast(ClickSegmenter, segmenter)
-        yield from clicked.segment_clicks(self._volume, self._axis, roi, next_click, self.result.settings.clicks)
+        yield from clicked.segment_clicks(self._volume, self._axis, roi, click_on, self.result.settings.clicks)
 
     @cached_property
     def _unknown(self) -> BoolArray | None:

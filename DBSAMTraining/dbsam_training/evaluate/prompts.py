@@ -1,4 +1,4 @@
-"""Box prompts made from true masks, the same ones every time."""
+"""Boxes and clicks made from true masks, the same ones every time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dbsam.geometry.bounds import index_bounds, mask_box_xyxy
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
 from dbsam.preprocess.prompts import Window
+from dbsam_training.batches.click_rule import place_of_click
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -87,31 +87,19 @@ def roi_box(
     )
 
 
-def largest_fault(truth_KJI: BoolArray, mask_KJI: BoolArray, spacing_ijk_mm: Sequence[float]) -> Click | None:
-    """The click that a user would give next: in the middle of the largest connected part that is wrong.
-
-    Parts are connected through faces and counted in voxels; their middle is the voxel that lies deepest inside. On a
-    tie the first in the array's order wins, so that every model is given clicks by the same rule.
+def next_click(truth_KJI: BoolArray, mask_KJI: BoolArray, spacing_ijk_mm: Sequence[float]) -> Click | None:
+    """The click that a user would give next, the same for every model, see `place_of_click`; None if nothing is wrong.
 
     Args:
         truth_KJI: the true mask.
         mask_KJI: what was found.
         spacing_ijk_mm: voxel spacing.
-
-    Returns:
-        None where nothing is wrong.
     """
-    wrong = truth_KJI ^ mask_KJI
-    parts, count = ndimage.label(wrong)
-    if count == 0:
+    place = place_of_click(truth_KJI, mask_KJI, tuple(spacing_ijk_mm)[::-1])
+    if place is None:
         return None
-    number = int(np.bincount(parts.ravel())[1:].argmax()) + 1
-    crop = ndimage.find_objects(parts)[number - 1]
-    inside = np.pad(parts[crop] == number, 1)
-    depth = ndimage.distance_transform_edt(inside, sampling=tuple(spacing_ijk_mm)[::-1])
-    deepest = np.unravel_index(depth.argmax(), depth.shape)
-    k, j, i = (int(place) - 1 + side.start for place, side in zip(deepest, crop, strict=True))
-    return Click((i, j, k), bool(truth_KJI[k, j, i]))
+    k, j, i = place
+    return Click((i, j, k), bool(truth_KJI[place]))
 
 
 def _generator(name: str) -> np.random.Generator:
