@@ -64,7 +64,22 @@ def framed(structure: bytes, buffers: Sequence[memoryview]) -> list[memoryview]:
     return [memoryview(head), *buffers]
 
 
-class Channel:
+class _End:
+    """One end of a connection.
+
+    Args:
+        connection: A connected socket, which is the channel's from now on.
+        waits: Whether calls on it wait until they can be done.
+    """
+
+    def __init__(self, connection: socket.socket, waits: bool) -> None:
+        connection.setblocking(waits)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self.reader = FrameReader()
+
+
+class Channel(_End):
     """The application's end: sends and receives what is possible at once, and never waits.
 
     Args:
@@ -72,10 +87,7 @@ class Channel:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = connection
-        self.reader = FrameReader()
+        super().__init__(connection, waits=False)
         self.closed = False
         self._outgoing: deque[memoryview] = deque()
         self.waiting_bytes = 0
@@ -140,7 +152,7 @@ class Channel:
         self.socket.close()
 
 
-class BlockingChannel:
+class BlockingChannel(_End):
     """The worker's end: any thread may send, one thread receives.
 
     Args:
@@ -148,11 +160,8 @@ class BlockingChannel:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(True)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = connection
+        super().__init__(connection, waits=True)
         self._lock = threading.Lock()
-        self.reader = FrameReader()
 
     def send(self, structure: bytes, buffers: Sequence[memoryview] = ()) -> None:
         """Sends a frame and waits until the system has it.
@@ -162,7 +171,7 @@ class BlockingChannel:
         """
         with self._lock:
             for part in framed(structure, buffers):
-                self._socket.sendall(part)
+                self.socket.sendall(part)
 
     def receive(self, seconds: float | None = None) -> list[Frame] | None:
         """The frames that have arrived, after waiting for at least some bytes.
@@ -177,11 +186,11 @@ class BlockingChannel:
         Raises:
             ProtocolError: The other side sends what is no frame.
         """
-        ready, _, _ = select.select([self._socket], [], [], seconds)
+        ready, _, _ = select.select([self.socket], [], [], seconds)
         if not ready:
             return []
         try:
-            received = self._socket.recv(_READ_BYTES)
+            received = self.socket.recv(_READ_BYTES)
         except OSError:
             return None
         return list(self.reader.feed(received)) if received else None
@@ -189,4 +198,4 @@ class BlockingChannel:
     def finish(self) -> None:
         """Tells the other side that nothing more comes; what was sent still arrives."""
         with self._lock:
-            self._socket.shutdown(socket.SHUT_WR)
+            self.socket.shutdown(socket.SHUT_WR)
