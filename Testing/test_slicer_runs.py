@@ -8,7 +8,6 @@ pytest.importorskip("dbsam.inference.segmenter")
 import slicer
 import slicer_scene as scenes
 from DBSAMSegmentLib.Mrml.NodeRequests import requestOf
-from DBSAMSegmentLib.Run.Reports import warningsOf
 from DBSAMSegmentLib.Run.Runner import SegmentationError, SegmentationRunner
 from processes import is_running
 from threshold_worker import ThresholdInWorker, ThresholdSettings
@@ -386,15 +385,13 @@ def test_the_estimate_is_a_usual_pace_until_slices_were_timed(scene, runner):
     again.close()
 
 
-class _Slice:
-    def __init__(self, index, area, touches=False):
-        self.index, self.area_pixels, self.touches_edge = index, area, touches
-
-
-def test_warnings_name_the_slices_to_look_at():
-    slices = [_Slice(3, 100), _Slice(4, 110, True), _Slice(5, 400, True), _Slice(6, 390)]
-    edge, jump = warningsOf(slices, False)
-    assert "slices 4-5" in edge
-    assert jump == "the area jumps at slice 5"
-    assert warningsOf([_Slice(1, 0)], False) == ["nothing was found in the box"]
-    assert "outside the segmentation's geometry" in warningsOf([_Slice(1, 50)], True)[0]
+def test_a_run_warns_of_what_the_library_doubts_and_of_what_the_segment_lacks(scene, runner):
+    volume = scenes.add_volume(scene, bright_block())
+    crop = scenes.add_volume(scene, np.zeros((8, 40, 50), np.int16), name="crop")
+    segmentation = scenes.add_segmentation(scene, crop)
+    too_small = scenes.add_roi(scene, (20.5, 17, 8.5), (10, 19, 14))
+    report = run(runner, volume, [too_small], segmentation, axis="K")
+    edge, outside = report.segments[0].warnings
+    assert edge == "the mask touches the edge of the box on slices 4 to 13; a larger box may be needed"
+    assert "outside the segmentation's geometry" in outside
+    assert report.warnings == [f"roi: {edge}", f"roi: {outside}"]

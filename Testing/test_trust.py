@@ -145,3 +145,19 @@ def test_voxels_that_are_no_numbers_are_counted() -> None:
         doubt.text for doubt in result.doubts
     ]
     assert not result.labelmap_KJI()[2, 5:7, 5:8].any()
+
+
+def test_slices_done_anew_take_the_place_of_the_former_and_are_doubted_as_any_others() -> None:
+    volume = stack_of_squares(dict.fromkeys(range(12), (10, 10, 25, 25)))
+    segmenter = VolumeSegmenter(ThresholdPredictor("slice"))
+    former = segmenter.segment(volume, whole_box(volume), axis=2)
+    smaller = OrientedBox.from_ijk((10, 10, 5), (25, 15, 8), volume.geometry)
+    redone = segmenter.segment(volume, smaller, axis=2)
+    merged = former.with_slices_of(redone, range(6, 12))
+    assert areas(merged) == [256] * 6 + [96] * 3 + [0] * 3
+    assert [one.index for one in merged.slices] == list(range(9))
+    assert areas(former) == [256] * 12
+    assert merged.trust is None
+    assert merged.doubts[0].text.startswith("the mask touches the edge of the box on slices 6 to 8;")
+    with pytest.raises(ValueError, match="along another axis or on another volume"):
+        former.with_slices_of(segmenter.segment(volume, smaller, axis=1), range(6, 12))

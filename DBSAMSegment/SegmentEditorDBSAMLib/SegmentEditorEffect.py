@@ -389,7 +389,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         )
         self._boxes = {}
         self._clicks.clear()
-        warnings = warningsOf(result.slices, clipped, heldBack)
+        warnings = warningsOf(result, clipped, heldBack)
         self._status("\n".join(warning[0].upper() + warning[1:] + "." for warning in warnings))
         self._fill.hideFor([self._roi()] if self._roi() is not None else [])
         return True

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..Mrml.Requests import RunRequest
 
@@ -15,11 +12,6 @@ if TYPE_CHECKING:
     from dbsam.inference.segmenter import SliceReport, VolumeSegmentation
 
     from ..Write.SegmentWriter import WrittenSegment
-
-
-# A mask that changes its area by more than this factor from one slice to the next is worth a look.
-_JUMP_FACTOR = 2.5
-_SMALLEST_AREA_PIXELS = 25
 
 
 @dataclass
@@ -75,61 +67,9 @@ class RunReport:
         return [f"{segment.name}: {warning}" for segment in self.segments for warning in segment.warnings]
 
 
-def mergedResult(former: VolumeSegmentation, redone: VolumeSegmentation, slices: range) -> VolumeSegmentation:
-    """The former result with some of its slices replaced.
-
-    Raises:
-        ValueError: the two were computed along different axes or on different grids.
-    """
-    from dataclasses import replace
-
-    if former.axis != redone.axis or former.geometry.dimensions_ijk != redone.geometry.dimensions_ijk:
-        raise ValueError(
-            "The slices can't be replaced: the last result was computed along another axis or on another volume. Run"
-            " the whole ROI again."
-        )
-    extent = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(former.extent_ijk, redone.extent_ijk, strict=True))
-    shape = tuple(last - first + 1 for first, last in reversed(extent))
-    mask = np.zeros(shape, np.uint8)
-    kept = [slice(None)] * 3
-    for result, isRedone in ((former, False), (redone, True)):
-        (i0, i1), (j0, j1), (k0, k1) = (
-            (first - start, last - start) for (first, last), (start, _) in zip(result.extent_ijk, extent, strict=True)
-        )
-        part = np.zeros(shape, np.uint8)
-        part[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1] = result.mask_KJI
-        indices = np.arange(extent[result.axis][0], extent[result.axis][1] + 1)
-        chosen = np.isin(indices, slices) == isRedone
-        kept[2 - result.axis] = chosen
-        mask[tuple(kept)] = part[tuple(kept)]
-        kept[2 - result.axis] = slice(None)
-    reports = {one.index: one for one in former.slices if one.index not in slices}
-    reports.update({one.index: one for one in redone.slices if one.index in slices})
-    return replace(
-        former,
-        mask_KJI=mask,
-        extent_ijk=extent,
-        slices=[reports[index] for index in sorted(reports)],
-        seconds=redone.seconds,
-        cache_hits=redone.cache_hits,
-    )
-
-
-def warningsOf(slices: Sequence[SliceReport], clipped: bool, heldBack: int = 0) -> list[str]:
-    """What a user should look at: masks cut off by the box, jumps between slices, missing parts."""
-    warnings = []
-    touching = [one.index for one in slices if one.touches_edge]
-    if touching:
-        warnings.append(f"the mask touches the edge of the box on {_spans(touching)}; a larger box may be needed")
-    jumps = []
-    for former, one in itertools.pairwise(slices):
-        small, large = sorted((former.area_pixels, one.area_pixels))
-        if large > _SMALLEST_AREA_PIXELS and large > _JUMP_FACTOR * max(small, 1) and small > 0:
-            jumps.append(one.index)
-    if jumps:
-        warnings.append(f"the area jumps at {_spans(jumps)}")
-    if not any(one.area_pixels for one in slices):
-        warnings.append("nothing was found in the box")
+def warningsOf(result: VolumeSegmentation, clipped: bool, heldBack: int) -> list[str]:
+    """What a user should look at: what the library doubts, and what of the mask isn't in the segment."""
+    warnings = [doubt.text for doubt in result.doubts]
     if clipped:
         warnings.append(
             "part of the mask lies outside the segmentation's geometry and was left out; set the geometry from the"
@@ -141,18 +81,6 @@ def warningsOf(slices: Sequence[SliceReport], clipped: bool, heldBack: int = 0) 
             " another segment took them over"
         )
     return warnings
-
-
-def _spans(indices: Sequence[int]) -> str:
-    """Slice 3; slices 3-5, 9."""
-    spans: list[list[int]] = []
-    for index in sorted(indices):
-        if spans and index == spans[-1][1] + 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"slice {text}" if len(indices) == 1 else f"slices {text}"
 
 
 def reportOf(
@@ -177,7 +105,7 @@ def reportOf(
             list(result.slices),
             result.intensity,
             int((result.mask_KJI != 0).sum()),
-            warningsOf(result.slices, one.clipped, one.heldBack),
+            warningsOf(result, one.clipped, one.heldBack),
         )
         for one, name, result in zip(written, names, results, strict=True)
     ]

@@ -21,7 +21,7 @@ from ..Write.SegmentWriter import SegmentMask, SegmentWriter, requireWritable
 from .LastResults import LastResults
 from .Pace import Pace
 from .Predictors import Predictors
-from .Reports import RunReport, mergedResult, reportOf
+from .Reports import RunReport, reportOf
 from .Requirements import requirePackages
 from .RunErrors import SegmentationError, explainedError
 from .WorkerProcess import WorkerProcess
@@ -380,7 +380,7 @@ class SegmentationRunner:
         ]
         if redoOnly is not None:
             former = self.lastResults.of(segmentationNode, request.prompts[0].segmentId)
-            results = [mergedResult(former, results[0], redoOnly)]
+            results = [former.with_slices_of(results[0], redoOnly)]
         written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
         if segmentationNode.GetDisplayNode() is None:
             segmentationNode.CreateDefaultDisplayNodes()

@@ -35,13 +35,8 @@ class Doubt:
     slices: tuple[int, ...] = ()
 
 
-def doubts_about(result: VolumeSegmentation, not_finite: int = 0) -> tuple[Doubt, ...]:
-    """Returns what may be wrong with a result, the whole mask's first.
-
-    Args:
-        result: The result.
-        not_finite: How many voxels of the box are NaN or infinite.
-    """
+def doubts_about(result: VolumeSegmentation) -> tuple[Doubt, ...]:
+    """Returns what may be wrong with a result, the whole mask's first."""
     found = [report for report in result.slices if report.area_pixels]
     doubts = []
     if not found:
@@ -55,9 +50,9 @@ def doubts_about(result: VolumeSegmentation, not_finite: int = 0) -> tuple[Doubt
     if touching := tuple(report.index for report in found if report.touches_edge):
         words = f"the mask touches the edge of the box on {slices_in_words(touching)}; a larger box may be needed"
         doubts.append(Doubt(words, touching))
-    if not_finite:
+    if result.not_finite:
         doubts.append(
-            Doubt(f"{not_finite:,} voxels of the box are no numbers (NaN or infinite); they were shown black")
+            Doubt(f"{result.not_finite:,} voxels of the box are no numbers (NaN or infinite); they were shown black")
         )
     return tuple(doubts)
 

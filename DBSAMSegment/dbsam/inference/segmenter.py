@@ -91,8 +91,8 @@ class VolumeSegmentation:
         cache_hits: How many image embeddings were there already.
         prompt: The box or rectangles.
         points: The clicks by which it was corrected, in their order.
-        trust: What speaks for the mask as a whole; None after clicks, by which the user vouches for it.
-        doubts: What may be wrong, in words.
+        trust: What speaks for the mask as a whole; None after corrections, by which the user vouches for it.
+        not_finite: How many voxels of the box are NaN or infinite.
     """
 
     mask_KJI: NDArray[np.uint8]
@@ -107,7 +107,7 @@ class VolumeSegmentation:
     prompt: Prompt
     points: tuple[PointPrompt, ...] = ()
     trust: Trust | None = None
-    doubts: tuple[Doubt, ...] = ()
+    not_finite: int = 0
 
     @property
     def likely_wrong(self) -> bool:
@@ -116,6 +116,44 @@ class VolumeSegmentation:
             return False
         lone = self.trust.overlap is None
         return self.trust.value < (LONE_SLICE_LIKELY_WRONG_BELOW if lone else LIKELY_WRONG_BELOW)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What may be wrong, in words."""
+        return doubts_about(self)
+
+    def with_slices_of(self, redone: VolumeSegmentation, slices: range) -> VolumeSegmentation:
+        """Returns this result with some of its slices replaced.
+
+        Args:
+            redone: Another result, along the same axis of the same grid.
+            slices: Which slices are taken from it, also where it found nothing.
+
+        Raises:
+            ValueError: The two were computed along different axes or on different grids.
+        """
+        if self.axis != redone.axis or self.geometry.dimensions_ijk != redone.geometry.dimensions_ijk:
+            raise ValueError(
+                "The slices can't be replaced: the last result was computed along another axis or on another volume. "
+                "Run the whole ROI again."
+            )
+        (i, j, k) = ((min(a, c), max(b, d)) for (a, b), (c, d) in zip(self.extent_ijk, redone.extent_ijk, strict=True))
+        mask_KJI = _on_extent(self.mask_KJI, self.extent_ijk, (i, j, k))
+        new_KJI = _on_extent(redone.mask_KJI, redone.extent_ijk, (i, j, k))
+        first, last = (i, j, k)[self.axis]
+        for index in set(slices).intersection(range(first, last + 1)):
+            slice_of(mask_KJI, self.axis, index - first)[...] = slice_of(new_KJI, self.axis, index - first)
+        reports = [one for one in self.slices if one.index not in slices]
+        reports += [one for one in redone.slices if one.index in slices]
+        return replace(
+            self,
+            mask_KJI=mask_KJI,
+            extent_ijk=(i, j, k),
+            slices=sorted(reports, key=lambda report: report.index),
+            seconds=redone.seconds,
+            cache_hits=redone.cache_hits,
+            trust=None,
+        )
 
     def labelmap_KJI(self) -> NDArray[np.uint8]:
         """Returns the mask on the volume's whole grid."""
@@ -241,7 +279,7 @@ class VolumeSegmenter:
             sure = start_slice is not None or not isinstance(prompt, OrientedBox)
             trust = _take_all(segment_by_tracking(work, start, sure), take)
         cancel.raise_if_cancelled()
-        result = VolumeSegmentation(
+        return VolumeSegmentation(
             mask_KJI=mask_KJI,
             extent_ijk=extent,
             geometry=volume.geometry,
@@ -253,9 +291,8 @@ class VolumeSegmenter:
             cache_hits=work.encoder.hits,
             prompt=prompt,
             trust=trust,
+            not_finite=int(np.count_nonzero(~np.isfinite(values))),
         )
-        not_finite = int(np.count_nonzero(~np.isfinite(values)))
-        return replace(result, doubts=doubts_about(result, not_finite))
 
     def correct(
         self,
@@ -315,7 +352,7 @@ class VolumeSegmenter:
         for slice_mask in found:
             reports[slice_mask.index] = _take(slice_mask, plan, mask_KJI, on_slice)
         cancel.raise_if_cancelled()
-        result = replace(
+        return replace(
             former,
             mask_KJI=mask_KJI,
             extent_ijk=extent,
@@ -325,7 +362,6 @@ class VolumeSegmenter:
             points=all_points,
             trust=None,
         )
-        return replace(result, doubts=doubts_about(result))
 
     def check_clicks(self, volume: Volume, points: Sequence[PointPrompt], spread: str) -> None:
         """Refuses what `correct` would refuse, before the box is segmented.

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry, OrientedBox
-from dbsam.inference.doubts import Doubt
 from dbsam.inference.segmenter import SliceReport, VolumeSegmentation
 from dbsam.inference.trust import Trust
 from dbsam.preprocess.intensity import IntensityRule, IntensityWindow
@@ -361,7 +360,7 @@ _MESSAGES = (
 _VALUES = (
     SegmentTask, CorrectTask, PrefetchTask, LoadTask, DownloadTask, DescribeTask, Segmented, WeightsDescription,
     DecidedSlice, ImageGeometry, OrientedBox, SliceBoxes, PointPrompt, IntensityRule, IntensityWindow, Progress,
-    SliceReport, Trust, Doubt, VolumeSegmentation,
+    SliceReport, Trust, VolumeSegmentation,
 )  # fmt: skip
 _codec = ValueCodec((*_MESSAGES, *_VALUES))
 
