@@ -68,6 +68,56 @@ def test_a_case_and_a_table_take_a_stack(two_times, tmp_path):
             read_manifest(table(tmp_path, header, f"mr.dcm,1 1 0 2 2 2,m.nrrd{cells}"), parse_window)
 
 
+def test_python_takes_a_stack_of_a_file_and_refuses_one_of_a_volume(two_times):
+    volume = dbsam.read_volume(two_times, stack=2)
+    box = dbsam.OrientedBox.from_ijk((5, 5, 0), (30, 20, 2), volume.geometry)
+    result = dbsam.segment(two_times, box, ThresholdPredictor(), stack=2)
+    again = dbsam.segment(volume, box, ThresholdPredictor())
+    np.testing.assert_array_equal(result.mask_KJI, again.mask_KJI)
+    with pytest.raises(dbsam.ImageFileError, match="stack=N"):
+        dbsam.segment(two_times, box, ThresholdPredictor())
+    with pytest.raises(dbsam.ImageFileError, match="there is no component 2"):
+        dbsam.segment(two_times, box, ThresholdPredictor(), stack=1, component=2)
+    with pytest.raises(TypeError, match=r"give them to dbsam\.read_volume"):
+        dbsam.segment(volume, box, ThresholdPredictor(), stack=2)
+
+
+PLACES_IN_MM = {
+    "an ROI": ("--roi", "roi.mrk.json"),
+    "a box": ("--box-mm", "1", "1", "0", "4", "3", "2"),
+    "a click": (*BOX, "--include", "1", "1", "1"),
+}
+
+
+@pytest.mark.parametrize("what", PLACES_IN_MM)
+def test_places_in_mm_are_refused_on_an_image_without_position(tmp_path, capsys, monkeypatch, what):
+    from dbsam.io.roi_markups import MarkupsRoi, write_roi
+
+    monkeypatch.chdir(tmp_path)
+    roi = MarkupsRoi("roi", dbsam.OrientedBox(np.ones(3), np.eye(3)))
+    write_roi(tmp_path / "roi.mrk.json", roi)
+    path = nrrd(tmp_path / "a.nrrd", "space: ", "space directions: ", "space origin: ", "spacings: 0.5 0.75 3")
+    code = main(["segment", str(path), *PLACES_IN_MM[what], "--output", "m.nrrd"])
+    assert code == ExitCode.FILES
+    assert "a.nrrd doesn't say where it lies" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="doesn't say where it lies"):
+        dbsam.segment(path, roi, ThresholdPredictor())
+
+
+def test_slices_without_position_are_segmented_when_their_distance_is_given(tmp_path):
+    from dataclasses import replace
+
+    frames = [replace(frame, position=None, orientation=None) for frame in frames_along_z(range(3), (40, 50))]
+    write_series(tmp_path / "us", frames)
+    header = "volume,box_ijk,output,slice_spacing"
+    [case] = read_manifest(table(tmp_path, header, "us,5 5 0 30 20 2,m.nrrd,2.5"), parse_window)
+    run_case(case, ThresholdPredictor)
+    np.testing.assert_allclose(dbsam.read_volume(tmp_path / "m.nrrd").geometry.spacing_mm, (0.5, 0.75, 2.5))
+    for wrong in ("0", "-1", "nan", "inf", "wide"):
+        with pytest.raises(ManifestError, match="is no distance"):
+            read_manifest(table(tmp_path, header, f"us,5 5 0 30 20 2,m.nrrd,{wrong}"), parse_window)
+
+
 def detached(folder: Path, write) -> tuple[Path, Path]:
     """A header and its voxels under a name to which masks are written."""
     voxels = folder / "voxels.mha"

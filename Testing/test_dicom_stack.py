@@ -87,14 +87,19 @@ def test_two_slices_of_a_tilted_gantry_are_refused_like_three(tmp_path):
         images.read_volume(tmp_path / "head")
 
 
-def test_images_without_any_position_are_read_in_their_order(tmp_path):
+def test_images_without_any_position_are_refused_unless_their_distance_is_given(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     for number in range(3):
         file = write_slice(tmp_path / "captures", number, (0.0, 0.0, 0.0))
         content = pydicom.dcmread(file)
         del content.ImagePositionPatient, content.ImageOrientationPatient
         content.save_as(file)
-    assert images.read_volume(tmp_path / "captures").voxels[:, 0, 0].tolist() == [0, 1, 2]
+    with pytest.raises(images.ImageFileError, match=r"captures: its 3 images have no position.*--slice-spacing MM"):
+        images.read_volume(tmp_path / "captures")
+    volume = images.read_volume(tmp_path / "captures", slice_spacing_mm=2.5)
+    assert volume.voxels[:, 0, 0].tolist() == [0, 1, 2]
+    assert volume.geometry.spacing_mm[2] == 2.5
+    assert not volume.position_known
 
 
 def test_a_whole_uid_chooses_its_series_though_another_begins_with_it(tmp_path):

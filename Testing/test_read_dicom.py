@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -354,8 +353,21 @@ def test_a_lone_slice_keeps_its_place_and_the_spacing_that_is_stated(tmp_path):
     np.testing.assert_allclose(read_volume(path).geometry.ijk_to_ras[2], [0, 0, 4.5, 7])
 
 
-def test_images_without_position_are_warned_of(tmp_path, caplog):
-    write_series(tmp_path / "in", [replace(f, position=None, orientation=None) for f in frames_along_z([0, 1])])
-    with caplog.at_level(logging.WARNING, "dbsam"):
-        assert read_volume(tmp_path / "in").voxels.shape == (2, 5, 6)
-    assert "have no position; they are taken 1 mm apart" in caplog.text
+def unplaced(folder: Path, **facts) -> list[Path]:
+    return write_series(folder, [replace(f, position=None, orientation=None) for f in frames_along_z([0, 1])], **facts)
+
+
+def test_a_slice_spacing_is_for_images_without_position_and_numbers_alone(tmp_path):
+    write_series(tmp_path / "placed", frames_along_z([0, 1]))
+    with pytest.raises(ImageFileError, match="a slice spacing is given, but"):
+        read_volume(tmp_path / "placed", slice_spacing_mm=1)
+    [one, _] = unplaced(tmp_path / "same number", InstanceNumber=1)
+    with pytest.raises(ImageFileError, match="no InstanceNumber of their own"):
+        read_volume(tmp_path / "same number", slice_spacing_mm=1)
+    with pytest.raises(ImageFileError, match="a slice spacing is given, but"):
+        read_volume(one, slice_spacing_mm=1)
+    unplaced(tmp_path / "two spacings")[1].unlink()
+    [other] = unplaced(tmp_path / "other", PixelSpacing=[3, 3], InstanceNumber=7)[:1]
+    shutil.copy(other, tmp_path / "two spacings/b.dcm")
+    with pytest.raises(ImageFileError, match="different sizes or pixel spacings"):
+        read_volume(tmp_path / "two spacings", slice_spacing_mm=1)

@@ -360,6 +360,8 @@ def test_an_nrrd_without_position_is_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "dbsam"):
         assert_right(path, frame=np.diag([-0.5, -0.75, 3, 1]))
     assert "says nothing of its position" in caplog.text
+    assert not read_volume(path).position_known
+    assert read_volume(path).spacing_known
 
 
 PACKED = zlib.compress(DATA)

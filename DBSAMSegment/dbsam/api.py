@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dbsam.geometry.grid import OrientedBox
 from dbsam.inference.predictor import DeviceError
@@ -89,6 +89,10 @@ def segment(
     points: Sequence[PointPrompt] = (),
     spread: str = "both",
     cache: EmbeddingCache | None = None,
+    series_uid: str | None = None,
+    stack: int | None = None,
+    component: int | Literal["rgb"] | None = None,
+    slice_spacing_mm: float | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> VolumeSegmentation:
@@ -107,6 +111,10 @@ def segment(
         points: Clicks that correct what the box gave: see `read_points`, `PointPrompt` and `VolumeSegmenter.correct`.
         spread: How far they do: "slice", "both" sides, "ascending" or "descending".
         cache: Image embeddings to reuse and add to; pass the same one with every ROI on a volume.
+        series_uid: Which series of a folder, see `read_volume`; this and the next three are for files and folders.
+        stack: Which of several stacks, times, echoes, frames or pages of a file.
+        component: Which of several values a voxel.
+        slice_spacing_mm: Distance of slices that have no position.
         progress: Called with each step.
         cancel: Ends the work from another thread.
 
@@ -114,8 +122,10 @@ def segment(
         The mask in the volume's own grid, with a report on each slice.
 
     Raises:
-        TypeError: An array as volume or bare numbers as box, which don't say where the voxels lie and what is counted.
-        ValueError: The file holds no or several ROIs, the ROI is inside out, the box or a point lies outside the
+        TypeError: An array as volume or bare numbers as box, which don't say where the voxels lie and what is counted;
+            or a part is chosen of a volume that has been read already.
+        ImageFileError: The file is no usable image, or holds several and none is chosen.
+        ValueError: The ROI file holds no or several ROIs, the ROI is inside out, the box or a point lies outside the
             volume, a name is unknown, or there are points and the model wasn't trained with clicks.
         CheckpointError: The model's weights cannot be used.
         Cancelled: `cancel` was cancelled.
@@ -123,11 +133,21 @@ def segment(
     from dbsam.inference.segmenter import VolumeSegmenter
 
     _refuse_other_types(volume, roi, model)
+    chosen = {
+        "series_uid": series_uid, "stack": stack, "component": component, "slice_spacing_mm": slice_spacing_mm,
+    }  # fmt: skip
     if isinstance(volume, (str, os.PathLike)):
         from dbsam.io.images import read_volume
 
-        volume = read_volume(volume)
+        volume = read_volume(volume, **chosen)  # type: ignore[arg-type]
+    elif any(value is not None for value in chosen.values()):
+        raise TypeError(f"{', '.join(chosen)} choose a part of a file: give them to dbsam.read_volume.")
     prompt = _single_roi(roi) if isinstance(roi, (str, os.PathLike)) else roi
+    if isinstance(prompt, MarkupsRoi) and not volume.position_known:
+        raise ValueError(
+            "The volume doesn't say where it lies, so that an ROI in mm means nothing on it: give "
+            "dbsam.OrientedBox.from_ijk(..., volume.geometry)."
+        )
     if isinstance(prompt, MarkupsRoi):
         refuse_inside_out(prompt)
         prompt = prompt.box

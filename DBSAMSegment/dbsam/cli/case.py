@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dbsam.cli.case_boxes import check_inside, clicks, rois_in_volume, rois_of_files
+from dbsam.cli.case_boxes import check_inside, clicks, refuse_places_in_mm, rois_in_volume, rois_of_files
 from dbsam.io.files import check_place
 from dbsam.io.seg_nrrd import Segment, combine_segments, write_segmentation
 from dbsam.preprocess.volume import count_non_finite
@@ -53,6 +53,7 @@ class Case:
         series_uid: Which series of a DICOM folder.
         stack: Which of several stacks, times, echoes, frames or pages, from 1.
         component: Which of several values a voxel, from 1; "rgb" takes them as a colour.
+        slice_spacing_mm: Distance of the slices of a DICOM series that have no position.
     """
 
     volume: Path
@@ -76,6 +77,7 @@ class Case:
     series_uid: str | None = None
     stack: int | None = None
     component: int | Literal["rgb"] | None = None
+    slice_spacing_mm: float | None = None
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -139,6 +141,7 @@ def run_case(
         source_frames(case.volume, _choice(case))
     elif not _is_segmentation(case.output):
         check_labelmap(case.output, volume.geometry)
+    refuse_places_in_mm(case, volume)
     rois += rois_in_volume(case, volume)
     points = clicks(case, volume, [roi.name for roi in rois])
     axis = volume.geometry.axis_index(case.axis)
@@ -184,7 +187,7 @@ def run_case(
         "seconds": round(time.monotonic() - started, 3),
         "non_finite": non_finite,
         "segments": [
-            _segment_report(label, segment, result, volume.spacing_known)
+            _segment_report(label, segment, result, _has_volume(volume))
             for label, (segment, result) in enumerate(zip(segments, results, strict=True), start=1)
         ],
     }
@@ -201,7 +204,7 @@ def _is_dicom_seg(path: Path) -> bool:
 def _choice(case: Case) -> Choice:
     from dbsam.io.image_file import Choice
 
-    return Choice(case.stack, case.component, case.series_uid)
+    return Choice(case.stack, case.component, case.series_uid, case.slice_spacing_mm)
 
 
 def _read_volume(case: Case) -> Volume:
@@ -210,7 +213,10 @@ def _read_volume(case: Case) -> Volume:
     from dbsam.io.pictures import PICTURE_ENDINGS
 
     try:
-        return read_volume(case.volume, case.series_uid, stack=case.stack, component=case.component)
+        return read_volume(
+            case.volume, case.series_uid, stack=case.stack, component=case.component,
+            slice_spacing_mm=case.slice_spacing_mm,
+        )  # fmt: skip
     except ImageFileError as error:
         names = sorted(entry.name for entry in case.volume.iterdir()) if case.volume.is_dir() else []
         if images := [name for name in names if name.lower().endswith((*LABELMAP_ENDINGS, *PICTURE_ENDINGS))]:
@@ -244,14 +250,19 @@ def _warn_of_overlap(segments: Sequence[Segment], volume: Volume) -> None:
         )
 
 
-def _segment_report(label: int, segment: Segment, result: VolumeSegmentation, spacing_known: bool) -> dict[str, Any]:
+def _has_volume(volume: Volume) -> bool:
+    """Whether voxels have a size: a lone image without position has no thickness, whatever its pixels' spacing."""
+    return volume.spacing_known and (volume.position_known or 1 not in volume.geometry.dimensions_ijk)
+
+
+def _segment_report(label: int, segment: Segment, result: VolumeSegmentation, has_volume: bool) -> dict[str, Any]:
     voxels = int(np.count_nonzero(segment.mask_KJI))
     voxel_mm3 = float(abs(np.linalg.det(result.geometry.ijk_to_ras[:3, :3])))
     return {
         "name": segment.name,
         "label": label,
         "voxels": voxels,
-        "volume_ml": round(voxels * voxel_mm3 / 1000, 3) if spacing_known else None,
+        "volume_ml": round(voxels * voxel_mm3 / 1000, 3) if has_volume else None,
         "axis": "IJK"[result.axis],
         "strategy": result.strategy,
         "intensity": {

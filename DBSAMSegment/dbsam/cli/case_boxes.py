@@ -39,6 +39,22 @@ def rois_of_files(case: Case) -> list[MarkupsRoi]:
     return rois
 
 
+def refuse_places_in_mm(case: Case, volume: Volume) -> None:
+    """Refuse places in mm on an image that doesn't say where it lies.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if not volume.position_known and (
+        case.roi_files or case.boxes_mm or case.point_files or case.include or case.exclude
+    ):
+        raise ValueError(
+            f"{case.volume} doesn't say where it lies, so that places in mm, such as those of an ROI file, mean "
+            "nothing on it: give voxels (--box-ijk, --include-ijk, --exclude-ijk), pixels (--box) or a mask "
+            "(--box-from)."
+        )
+
+
 def rois_in_volume(case: Case, volume: Volume) -> list[MarkupsRoi]:
     """The boxes round the labels of the case's masks, and its boxes in numbers, which are named like Slicer's segments.
 
@@ -136,7 +152,7 @@ def _rois_of_mask(path: Path, margin_mm: float, volume: Volume) -> list[MarkupsR
 
     mask = read_labels(path)
     labels_KJI, geometry = mask.voxels, mask.geometry
-    if not (mask.spacing_known and volume.spacing_known):
+    if not all((mask.spacing_known, mask.position_known, volume.spacing_known, volume.position_known)):
         # One of the two doesn't say where it lies: pixel by pixel, if at all.
         if labels_KJI.shape != volume.geometry.shape_KJI:
             raise ValueError(

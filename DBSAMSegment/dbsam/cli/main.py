@@ -22,7 +22,7 @@ from dbsam.api import load_predictor
 from dbsam.cli import cluster
 from dbsam.cli.batch import BatchModel, run_batch
 from dbsam.cli.case import Case, run_case
-from dbsam.cli.manifest import COLUMNS, parse_component, parse_stack, read_manifest
+from dbsam.cli.manifest import COLUMNS, parse_component, parse_spacing, parse_stack, read_manifest
 from dbsam.cli.models import add_commands as add_model_commands
 from dbsam.cli.terminal import ProgressBar, log_to_terminal
 from dbsam.geometry.grid import AXIS_NAMES
@@ -287,6 +287,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--component", type=partial(_argument, parse_component), metavar="N|rgb",
         help="which of several values a voxel, from 1, or that they are red, green, blue",
     )  # fmt: skip
+    segment.add_argument(
+        "--slice-spacing", type=partial(_argument, parse_spacing), metavar="MM",
+        help="distance of the slices of a DICOM series that have no position; they lie in the order of their numbers",
+    )  # fmt: skip
     segment.set_defaults(run=_segment, parser=segment)
 
     batch = add(_BATCH_HELP, name="batch", help="segment every case of a table", parents=[common, models])
@@ -337,6 +341,7 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
         series_uid=arguments.series,
         stack=arguments.stack,
         component=arguments.component,
+        slice_spacing_mm=arguments.slice_spacing,
     )
     try:
         case.check_names()

@@ -40,6 +40,7 @@ COLUMNS = {
     "series": "as --series",
     "stack": "as --stack",
     "component": "as --component",
+    "slice_spacing": "as --slice-spacing",
     "comment": "for people; so is a column note",
 }
 """Columns of a manifest; a row needs one of roi, box_ijk, box_mm, box and box_from; an empty cell means the default."""
@@ -199,6 +200,21 @@ def parse_component(text: str) -> int | Literal["rgb"]:
     return int(text)
 
 
+def parse_spacing(text: str) -> float:
+    """A distance in mm.
+
+    Raises:
+        ValueError: It is no positive number.
+    """
+    try:
+        spacing = float(text)
+    except ValueError:
+        spacing = math.nan
+    if not 0 < spacing < math.inf:
+        raise ValueError(f"{text!r} is no distance: a number of mm above 0.")
+    return spacing
+
+
 def _place(file: Path) -> str:
     return str(file.resolve()).casefold()
 
@@ -237,6 +253,7 @@ def _case(cells: dict[str, str], folder: Path, parse_window: Callable[[str], str
         series_uid=cells.get("series") or None,
         stack=parse_stack(cells["stack"]) if cells.get("stack") else None,
         component=parse_component(cells["component"]) if cells.get("component") else None,
+        slice_spacing_mm=parse_spacing(cells["slice_spacing"]) if cells.get("slice_spacing") else None,
     )
 
 

@@ -116,7 +116,7 @@ def holds_image(path: Path) -> bool:
 def read_dicom(path: Path, choice: Choice) -> ImageFile:
     """Read a DICOM file, or one series of a folder, as a volume.
 
-    Images without any position are taken in the order of their numbers, 1 mm apart. Values are those after the modality
+    Images without any position need `choice.slice_spacing_mm`. Values are those after the modality
     LUT or rescale, whole where all are; doses are scaled; MONOCHROME1 is not inverted.
 
     Raises:
@@ -137,9 +137,8 @@ def read_dicom(path: Path, choice: Choice) -> ImageFile:
     first = frames[0]
     if first.place is None:
         spacing = _pixel_spacing(first.content, first)
-        if len(frames) > 1:
-            logger.warning("%s: its images have no position; they are taken 1 mm apart, in their order.", path)
-        return ImageFile(voxels, LPS_FROM_RAS @ np.diag([*(spacing or (1.0, 1.0)), 1.0, 1.0]), spacing is not None)
+        frame = LPS_FROM_RAS @ np.diag([*(spacing or (1.0, 1.0)), choice.slice_spacing_mm or 1.0, 1.0])
+        return ImageFile(voxels, frame, spacing is not None, position_known=False)
     places = [frame.place for frame in frames if frame.place is not None]
     lone = abs(_number(first.content, "SpacingBetweenSlices", first) or 1.0)
     return ImageFile(voxels, LPS_FROM_RAS @ stack_frame(places, lone))
@@ -160,6 +159,8 @@ def chosen_frames(path: Path, choice: Choice) -> list[Frame]:
         files = [(path, content)]
     frames = [frame for file, content in files for frame in _frames(file, content)]
     unplaced = [frame for frame in frames if frame.place is None]
+    if choice.slice_spacing_mm is not None and (not unplaced or len(files) == 1):
+        raise ImageFileError(f"{path}: a slice spacing is given, but this is no series of images without position.")
     if not unplaced:
         return _choose_stack(path, frames, choice.stack)
     if len(unplaced) < len(frames):
@@ -172,11 +173,29 @@ def chosen_frames(path: Path, choice: Choice) -> list[Frame]:
     chosen_stack(path, 1, choice.stack, "one stack")
     if any(frame.count > 1 for frame in frames):
         raise ImageFileError(f"{path}: its files hold several frames each, without positions; name one of them.")
+    return _in_order_of_numbers(path, frames, choice)
+
+
+def _in_order_of_numbers(path: Path, frames: list[Frame], choice: Choice) -> list[Frame]:
+    """The frames of files without positions, where the user says how far apart they lie."""
+    spacings = {_pixel_spacing(frame.content, frame) for frame in frames}
     sizes = {(frame.content.Columns, frame.content.Rows): frame.file for frame in frames}
-    if len(sizes) > 1:
+    if len(sizes) > 1 or len(spacings) > 1:
         listing = "\n  ".join(f"{width} x {height}: {file}" for (width, height), file in sizes.items())
-        raise ImageFileError(f"{path}: images of different sizes:\n  {listing}\nMove them apart.")
-    return sorted(frames, key=lambda frame: (_number(frame.content, "InstanceNumber", frame) or 0, frame.file.name))
+        raise ImageFileError(f"{path}: images of different sizes or pixel spacings:\n  {listing}\nMove them apart.")
+    numbers = [_number(frame.content, "InstanceNumber", frame) for frame in frames]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        raise ImageFileError(
+            f"{path}: its images have no position, and no InstanceNumber of their own by which they could be ordered. "
+            "Name a single file."
+        )
+    if choice.slice_spacing_mm is None:
+        raise ImageFileError(
+            f"{path}: its {len(frames)} images have no position, so that nobody knows their order and distance. If "
+            "they lie in the order of their numbers (InstanceNumber), at equal distances, give it: --slice-spacing MM "
+            "(in Python read_volume(path, slice_spacing_mm=MM))."
+        )
+    return [frame for _, frame in sorted(zip(numbers, frames, strict=True), key=lambda pair: float(pair[0] or 0))]
 
 
 def _choose_stack(path: Path, frames: list[Frame], stack: int | None) -> list[Frame]:

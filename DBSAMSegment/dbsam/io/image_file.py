@@ -32,11 +32,14 @@ class Choice:
         component: Number, from 1, of one of several values a voxel; "rgb" takes three (or four, with alpha) as colour;
             None where there is one, or where the file says that they are a colour.
         series_uid: SeriesInstanceUID, or the start of it, of one of several DICOM series in a folder.
+        slice_spacing_mm: Distance of the slices of a DICOM series that have no position: they lie in the order of their
+            numbers then. None where they say so themselves.
     """
 
     stack: int | None = None
     component: int | Literal["rgb"] | None = None
     series_uid: str | None = None
+    slice_spacing_mm: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +50,15 @@ class ImageFile:
         voxels: (K, J, I) grey or (K, J, I, 3) red, green, blue; NaN and infinite values as the file holds them.
         ijk_to_ras: (4, 4) affine to RAS in mm.
         spacing_known: False where the file does not say how large a pixel is; it counts as 1 mm then.
+        position_known: False where the file does not say where its grid lies; the affine's axes are taken for left,
+            posterior, superior from 0 then.
         stated_spacing_mm: Spacing along I, J, K in the file's own numbers; None where it follows from the affine alone.
     """
 
     voxels: NDArray[Any]
     ijk_to_ras: NDArray[np.float64]
     spacing_known: bool = True
+    position_known: bool = True
     stated_spacing_mm: tuple[float, float, float] | None = None
 
     @property

@@ -42,6 +42,7 @@ def read_volume(
     *,
     stack: int | None = None,
     component: int | Literal["rgb"] | None = None,
+    slice_spacing_mm: float | None = None,
 ) -> Volume:
     """Read a volume or a 2D image.
 
@@ -54,6 +55,8 @@ def read_volume(
             lists them.
         component: Number, from 1, of one of several values a voxel, or "rgb" where three are a colour and the file does
             not say so.
+        slice_spacing_mm: Distance of the slices of a DICOM series that have no position, which lie in the order of
+            their numbers then.
 
     Returns:
         The voxels, (K, J, I) or (K, J, I, 3), with their geometry in RAS.
@@ -63,8 +66,8 @@ def read_volume(
         ImageFileError: No image, a damaged one, one whose place cannot be known, or several and none is chosen.
         MemoryError: It does not fit into memory.
     """
-    image = read_image(path, Choice(stack, component, series_uid))
-    return Volume(image.voxels, image.geometry, spacing_known=image.spacing_known)
+    image = read_image(path, Choice(stack, component, series_uid, slice_spacing_mm))
+    return Volume(image.voxels, image.geometry, spacing_known=image.spacing_known, position_known=image.position_known)
 
 
 def read_labelmap(path: str | os.PathLike[str]) -> tuple[NDArray[np.integer[Any]], ImageGeometry]:
@@ -96,8 +99,8 @@ def read_image(path: str | os.PathLike[str], choice: Choice | None = None, as_la
         raise FileNotFoundError(f"{path}: no such file or folder.")
     if location.is_dir():
         return dicom.read_dicom(location, choice)
-    if choice.series_uid is not None and not dicom.is_dicom(location):
-        raise ImageFileError(f"{path}: a series is chosen, but this is no DICOM folder.")
+    if (choice.series_uid, choice.slice_spacing_mm) != (None, None) and not dicom.is_dicom(location):
+        raise ImageFileError(f"{path}: a series or a slice spacing is chosen, but this is no DICOM folder.")
     if location.stat().st_size == 0:
         raise ImageFileError(f"{path}: empty: it holds no byte. Copy or download it again.")
     try:

@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +130,9 @@ def read_nrrd(path: Path, choice: Choice) -> ImageFile:
     image = _read_with_itk(path)
     is_colour = any(_COLOUR_KINDS.get(kind) == size for kind, size in others)
     what = f"values a voxel, of the kind {others[0][0]!r}" if others else "values a voxel"
-    has_spacing = placed or "spacings" in fields
-    return _image_file(path, image, choice, is_colour, what, scale, has_spacing)
+    has_spacing = "space directions" in fields or "spacings" in fields
+    found = _image_file(path, image, choice, is_colour, what, scale, has_spacing)
+    return replace(found, position_known=placed)
 
 
 def read_metaimage(path: Path, choice: Choice) -> ImageFile:
@@ -262,14 +264,16 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
             raise ImageFileError(f"{path}: its spacings are {fields['spacings']}; they must be positive numbers.")
     if "space" not in fields and "space directions" not in fields and "space dimension" not in fields:
         logger.warning(
-            "%s: says nothing of its position; its axes are taken for left, posterior, superior from 0. An ROI drawn "
-            "on it in 3D Slicer lies elsewhere: give a box of voxels.", path,
+            "%s: says nothing of its position; its axes are taken for left, posterior, superior from 0, and boxes are "
+            "to be given in voxels.", path,
         )  # fmt: skip
         return False
     space = fields.get("space", "").lower().removesuffix("-time").removesuffix("t")
-    if not space and fields.get("space dimension") in ("2", "4"):
+    is_named = bool(space) or fields.get("space dimension") not in ("2", "4")
+    if not is_named:
         # ITK has no other form for pictures and series of volumes; for volumes Slicer takes it for RAS, ITK for LPS.
-        logger.warning("%s: does not name its space; taken for left, posterior, superior, as ITK writes it.", path)
+        logger.warning("%s: does not name its space; taken for left, posterior, superior, as ITK writes it; boxes are "
+                       "to be given in voxels.", path)  # fmt: skip
     elif space not in _SPACES:
         named = f"the space {fields['space']!r}" if "space" in fields else "no named space"
         raise ImageFileError(
@@ -290,7 +294,7 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
             ImageGeometry(np.block([[np.transpose(np.array(spatial)), np.zeros((3, 1))], [np.eye(4)[3:]]]), (1, 1, 1))
     except ValueError as error:
         raise ImageFileError(f"{path}: its position cannot be used: {error}") from error
-    return True
+    return is_named
 
 
 def _nrrd_scale(path: Path, fields: Mapping[str, str], kinds: Sequence[str]) -> list[float]:
@@ -446,7 +450,7 @@ def _image_file(
     ijk_to_lps[:axes, 3] = image.GetOrigin()[:axes]
     frame = LPS_FROM_RAS @ np.diag([*scale, 1.0]) @ ijk_to_lps
     i, j, k = ([*image.GetSpacing(), 1.0][n] * scale[n] for n in range(3))
-    found = ImageFile(voxels, frame, has_spacing, (i, j, k))
+    found = ImageFile(voxels, frame, has_spacing, stated_spacing_mm=(i, j, k))
     try:
         _ = found.geometry
     except ValueError as error:

@@ -56,7 +56,7 @@ def read_npz(path: Path, choice: Choice, as_labels: bool = False) -> ImageFile:
         raise ImageFileError(f"{path}: {name} has the shape {array.shape}; an image is (D, H, W), (H, W) or (H, W, 3).")
     if spacing is not None and not (len(spacing) == 3 and np.isfinite(spacing).all() and min(spacing) > 0):
         raise ImageFileError(f"{path}: its spacing is {spacing} instead of three positive numbers.")
-    return ImageFile(array, LPS_FROM_RAS @ np.diag([*(spacing or (1.0, 1.0, 1.0)), 1.0]), spacing is not None)
+    return ImageFile(array, LPS_FROM_RAS @ np.diag([*(spacing or (1.0, 1.0, 1.0)), 1.0]), spacing is not None, False)
 
 
 def write_npz(path: Path, labelmap_KJI: NDArray[Any], geometry: ImageGeometry) -> None:

@@ -90,8 +90,8 @@ def points_by_slice(
         ijk = geometry.ras_to_ijk[:3, :3] @ np.asarray(point.position_ras, float) + geometry.ras_to_ijk[:3, 3]
         if not ((ijk >= -0.5 - TOLERANCE) & (ijk <= dimensions - 0.5 + TOLERANCE)).all():
             raise ValueError(
-                f"The point {_rounded(point.position_ras)} (RAS, mm) lies outside the volume: it would be voxel "
-                f"{_rounded(ijk)} of {geometry.dimensions_ijk}. Was it placed on another image?"
+                f"The point at voxel {_rounded(ijk)} lies outside the volume of {geometry.dimensions_ijk} voxels. Was "
+                "it placed on another image?"
             )
         index = min(max(math.floor(ijk[axis] + 0.5), 0), int(dimensions[axis]) - 1)
         found[index] = (*found.get(index, ()), SlicePoint(float(ijk[x_axis]), float(ijk[y_axis]), point.include))
@@ -348,9 +348,8 @@ def _outside_message(prompt: Prompt, geometry: ImageGeometry) -> str:
     if isinstance(prompt, SliceBoxes):
         drawn = {key: np.asarray(box).tolist() for key, box in prompt.key_boxes.items()}
         return f"The rectangles {drawn} lie outside the volume or its clipping box. {advice}"
-    dimensions = np.array(geometry.dimensions_ijk)
-    centre = geometry.ijk_to_ras[:3, :3] @ ((dimensions - 1) / 2) + geometry.ijk_to_ras[:3, 3]
+    centre = geometry.ras_to_ijk[:3, :3] @ prompt.center_ras + geometry.ras_to_ijk[:3, 3]
     return (
-        f"The box lies outside the volume: its centre is {np.round(prompt.center_ras, 1).tolist()}, the volume's "
-        f"{np.round(centre, 1).tolist()} (RAS, mm). {advice}"
+        f"The box lies outside the volume: its centre would be voxel {_rounded(centre)} of {geometry.dimensions_ijk}. "
+        f"{advice}"
     )

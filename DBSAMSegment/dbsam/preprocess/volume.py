@@ -21,12 +21,14 @@ class Volume:
         geometry: The grid; its dimensions are the array's.
         identity: Tells volumes apart in the embedding cache; a hash of the voxels by default.
         spacing_known: False for a picture of which nobody knows how large a pixel is; it counts as 1 mm then.
+        position_known: False where nobody knows where the grid lies, so that places in mm mean nothing on it.
     """
 
     voxels: NDArray[np.generic]
     geometry: ImageGeometry
     identity: str = ""
     spacing_known: bool = True
+    position_known: bool = True
 
     def __post_init__(self) -> None:
         voxels = self.voxels
