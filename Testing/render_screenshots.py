@@ -115,7 +115,7 @@ def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] 
     """
     import slicer
 
-    from dbsam_training.evaluate.prompts import largest_fault
+    from dbsam_training.evaluate.prompts import next_click
 
     slicer.mrmlScene.Clear(0)
     host.process_events()
@@ -128,7 +128,7 @@ def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] 
     before = maskInPanel(widget)
     scores = [dice(mask, wanted) if wanted.any() else 1.0 for mask, wanted in zip(before, truth, strict=True)]
     for index in np.argsort(scores)[:WORST_SLICES]:
-        fault = largest_fault(truth[index : index + 1], before[index : index + 1], volumeNode.GetSpacing())
+        fault = next_click(truth[index : index + 1], before[index : index + 1], volumeNode.GetSpacing())
         if fault is None:
             break  # the others are better still
         ijk = np.array([*fault.ijk[:2], index])

@@ -31,6 +31,7 @@ from PIL import Image
 
 from dbsam.cli.terminal import ProgressBar
 from dbsam.progress import Progress
+from dbsam_training.data.json_files import write_json
 from dbsam_training.store.format import (
     ALL_ARRAYS,
     IMAGE_ARRAYS,
@@ -39,7 +40,6 @@ from dbsam_training.store.format import (
     StoreError,
     StoreShard,
     read_store_facts,
-    write_json,
 )
 
 _RIFF_HEADER = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam_training.data.case import Case, CaseError, Structure, structure_ids
 from dbsam_training.data.dataset_info import DatasetInfo
+from dbsam_training.data.json_files import read_json
 from dbsam_training.data.splits import made_split, patients_of, stated_split
 from dbsam_training.schema import SettingError
 
@@ -81,7 +81,7 @@ class FolderSource(ABC):
             return list(self._cases)
         path = self.folder / "splits_final.json"
         if path.is_file():
-            return stated_split(_read_json(path), path, split, fold)
+            return stated_split(read_json(path, SettingError), path, split, fold)
         if split not in ("train", "val"):
             raise SettingError(f"{self.folder} has no split {split!r}: use train, val or all.")
         return made_split(self._patients(), split)
@@ -116,7 +116,7 @@ class FolderSource(ABC):
 
 def _read_info(folder: Path, structures: Sequence[str]) -> tuple[DatasetInfo, bool]:
     path = folder / "dataset.json"
-    content = _read_json(path) if path.is_file() else {}
+    content = read_json(path, SettingError) if path.is_file() else {}
     if not isinstance(content, dict):
         raise SettingError(f"{path} must hold an object.")
     named = "labels" in content
@@ -127,11 +127,3 @@ def _read_info(folder: Path, structures: Sequence[str]) -> tuple[DatasetInfo, bo
     if not content.get("modality"):
         info = replace(info, modality="unknown")
     return info, named or bool(structures)
-
-
-def _read_json(path: Path) -> object:
-    try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise SettingError(f"{path} cannot be read: {error}") from error
-    return content

@@ -15,7 +15,6 @@ nnU-Net alone can be read.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -33,6 +32,7 @@ from dbsam.io.images import read_labels
 from dbsam_training.data.case import Case, CaseError, Structure
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.data.images import read_channels, same_grid
+from dbsam_training.data.json_files import read_json
 from dbsam_training.data.splits import made_split, patients_of, stated_split
 from dbsam_training.schema import SettingError
 
@@ -242,10 +242,7 @@ class RawDataset:
         path = self.folder / name
         if not path.exists():
             raise FileNotFoundError(f"{path} doesn't exist: {self.folder} isn't a data set in nnU-Net's raw layout.")
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} isn't valid JSON: {error}") from error
+        return read_json(path)
 
 
 def class_of(instance_name: str) -> str:

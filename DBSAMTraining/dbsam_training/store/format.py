@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dbsam.io.files import write_text
+from dbsam_training.data.json_files import read_json
 
 PATCH_SIZE = 256
 HULL_POINTS = 32
@@ -217,10 +217,7 @@ class StoreShard:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self.facts: dict[str, Any] = json.loads((folder / SHARD_FILE).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise StoreError(f"{folder} is missing or damaged ({error}): prepare the store again.") from error
+        self.facts: dict[str, Any] = read_json(folder / SHARD_FILE, StoreError, "Prepare the store again.")
         counts = self.facts["counts"]
         self.samples = int(counts["samples"])
         self.arrays: dict[str, NDArray[Any]] = {}
@@ -280,20 +277,12 @@ def read_store_facts(folder: Path) -> dict[str, Any]:
         StoreError: There is none that this version reads.
     """
     path = folder / "store.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{folder} is no finished training store ({error}): run dbsam-train prepare.") from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path} is damaged ({error}): run dbsam-train prepare again.") from error
+    if not path.is_file():
+        raise StoreError(f"{folder} is no finished training store, as it has no {path.name}: run dbsam-train prepare.")
+    content: dict[str, Any] = read_json(path, StoreError, "Run dbsam-train prepare again.")
     if content.get("format") != FORMAT_VERSION:
         raise StoreError(
             f"{folder} is a store of format {content.get('format')}, and this version reads {FORMAT_VERSION}: prepare "
             "it again."
         )
     return content
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step: `path` holds the whole new file or what it held before."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dbsam.preprocess.intensity import resolve_intensity
 from dbsam.progress import Progress
 from dbsam_training.data.case import Case, CaseError, Source, case_faults, check_names
+from dbsam_training.data.json_files import read_json, write_json
 from dbsam_training.data.licences import is_open
 from dbsam_training.data.tasks import TaskRegistry
 from dbsam_training.recipe import DataOptions
@@ -30,9 +31,9 @@ from dbsam_training.store.format import (
     SHARD_FILE,
     SHARDS,
     Sample,
+    StoreError,
     TrainingStore,
     read_store_facts,
-    write_json,
 )
 from dbsam_training.store.inputs import FOLDER as INPUTS
 from dbsam_training.store.inputs import Inputs, describe, have_changed, record_of
@@ -191,7 +192,7 @@ def _shard_facts(folder: Path, shard: _Shard, unknown_inputs: bool = True) -> di
     path = folder / SHARDS / shard.name / SHARD_FILE
     if not path.is_file():
         return None
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = read_json(path, StoreError, f"Remove {path.parent} and prepare again.")
     record = record_of(folder, shard.name)
     if facts["work"] != _work_key(shard) or have_changed(record, shard.source, shard.cases, unknown_inputs):
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.io.files import naming_what_is_written
+from dbsam_training.data.json_files import write_json
 from dbsam_training.store.format import (
     ALL_ARRAYS,
     HULL_POINTS,
@@ -24,7 +25,6 @@ from dbsam_training.store.format import (
     SHARDS,
     VIEW_ARRAYS,
     Sample,
-    write_json,
 )
 
 

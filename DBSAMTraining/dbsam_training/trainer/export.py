@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from dbsam.modeling.builder import build_model
 from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import load_base, save_checkpoint, stored_digest
 from dbsam.weights.metadata import CheckpointInfo, DatasetCredit
+from dbsam_training.data.json_files import read_json
 from dbsam_training.recipe import Recipe, recipe_from
 from dbsam_training.schema import SettingError
 from dbsam_training.trainer.init import base_file, base_reference, init_model
@@ -147,9 +147,9 @@ def _credits(run: dict[str, Any]) -> tuple[DatasetCredit, ...]:
 def _metrics(run_folder: Path | None, evaluation: Path | None) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     if run_folder and (run_folder / "validation.json").is_file():
-        metrics["validation"] = _read_json(run_folder / "validation.json")
+        metrics["validation"] = read_json(run_folder / "validation.json", SettingError)
     if evaluation is not None:
-        metrics["evaluation"] = _read_json(evaluation)
+        metrics["evaluation"] = read_json(evaluation, SettingError)
     return metrics
 
 
@@ -168,13 +168,3 @@ def _calibration(metrics: Mapping[str, Any], digest: str) -> dict[str, Any] | No
             ", ".join(fitted),
         )
     return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"Cannot read {path}: {error.strerror}.") from error
-    except json.JSONDecodeError as error:
-        raise SettingError(f"{path} is not valid JSON: {error}") from error
-    return content

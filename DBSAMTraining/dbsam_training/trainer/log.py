@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor
 
 from dbsam.io.files import atomic_path, naming_what_is_written, write_text
-from dbsam_training.store.format import write_json
+from dbsam_training.data.json_files import write_json
 from dbsam_training.trainer.checks import check_finite
 from dbsam_training.trainer.run_folder import RECIPE
 from dbsam_training.trainer.validation import validation_prompts
