@@ -376,6 +376,16 @@ class DBSAMSegmentTest(ScriptedLoadableModuleTest):
 
         checkThresholdRun(DBSAMSegmentLogic)
 
+    def test_ClicksCorrectABrightBlock(self):
+        """Points that exclude: through the volume, undone, redone, moved, deleted, saved and loaded."""
+        import tempfile
+        from pathlib import Path
+
+        from DBSAMSegmentLib.SelfTest import checkClicks
+
+        with tempfile.TemporaryDirectory() as folder:
+            checkClicks(DBSAMSegmentLogic, Path(folder))
+
     def test_TheCompactModelSegmentsABrightBlock(self):
         """The shipped network, if it and its packages are there."""
         from DBSAMSegmentLib.SelfTest import checkCompactRun

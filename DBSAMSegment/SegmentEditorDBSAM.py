@@ -56,3 +56,9 @@ class SegmentEditorDBSAMTest(ScriptedLoadableModuleTest):
         from DBSAMSegmentLib.Effect.EffectSelfTest import checkBoxOnSlice
 
         checkBoxOnSlice()
+
+    def test_ClicksCorrectWhatABoxGave(self):
+        """Include and exclude, and back."""
+        from DBSAMSegmentLib.Effect.EffectSelfTest import checkClicksOnSlice
+
+        checkClicksOnSlice()

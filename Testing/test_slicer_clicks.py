@@ -106,6 +106,7 @@ def test_a_click_outlines_its_slice_at_once_and_apply_takes_it_through_the_volum
     assert not (preview & other[5]).any()
     assert "belongs to slice K = 5" in panel.ui.statusLabel.text
     assert "0 included, 1 excluded" in panel.ui.clicksLabel.text
+    assert panel.ui.nextStepLabel.text.startswith("Go on clicking until the outline is right")
     np.testing.assert_array_equal(found(panel), boxed, err_msg="a preview writes nothing")
     apply(panel)
     corrected = found(panel)
@@ -113,6 +114,7 @@ def test_a_click_outlines_its_slice_at_once_and_apply_takes_it_through_the_volum
     assert (corrected != wanted).sum() <= 0.12 * wanted.sum()
     np.testing.assert_array_equal(corrected[5], preview, err_msg="what was outlined is what is written")
     assert [report.index for report in panel.panel.result.segment.slices if report.clicks] == [5]
+    assert panel.ui.nextStepLabel.text.startswith("Look at the weakest slices")
     panel.ui.undoButton.click()
     np.testing.assert_array_equal(found(panel), boxed)
     panel.ui.redoButton.click()

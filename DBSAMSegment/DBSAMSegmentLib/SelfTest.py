@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,57 @@ def checkThresholdRun(logicClass: Any) -> None:
         assert (found != block).sum() < 0.1 * block.sum()
         logic.runner.writer.undo(segmentationNode)
         assert segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
+    finally:
+        logic.close()
+
+
+def checkClicks(logicClass: Any, folder: Path) -> None:
+    """Points take a part away that doesn't belong: through the volume, back, again, moved, deleted, saved and loaded.
+
+    Args:
+        logicClass: the module's logic.
+        folder: an empty one, for the saved points.
+    """
+    from .Mrml.PointLists import newPointList
+
+    volumeNode, roiNode, segmentationNode, block = brightBlockScene()
+    other = np.zeros_like(block)
+    other[4:12, 14:24, 38:44] = True
+    slicer.util.updateVolumeFromArray(volumeNode, np.where(block | other, 150, -1000).astype(np.int16))
+    roiNode.SetCenter(27.5, 18.5, 15.0)
+    roiNode.SetSize(36.0, 22.0, 20.0)
+    logic = logicClass(predictors=BRIGHT_INSIDE_BOX)
+    exclude = newPointList(slicer.mrmlScene, include=False)
+
+    def found(spread: str = "both") -> list[int]:
+        """The slices with voxels of the other part, after a run with the points that there are."""
+        report = logic.segment(volumeNode, roiNode, segmentationNode, axis="K", exclude=exclude, spread=spread)
+        return slices(report.segments[0].segmentId)
+
+    def slices(segmentId: str) -> list[int]:
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId, volumeNode) != 0
+        assert array[block].mean() > 0.85, "the block itself stays"
+        return np.flatnonzero((array & other).any(axis=(1, 2))).tolist()
+
+    try:
+        whole = list(range(4, 12))
+        assert found() == whole
+        exclude.AddControlPoint(vtk.vtkVector3d(41.0, 19.0, 14.0))  # slice 7 of 2 mm
+        assert found("slice") == [4, 5, 6, 8, 9, 10, 11]
+        segmentId = segmentationNode.GetSegmentation().GetNthSegmentID(0)
+        logic.runner.undo(segmentationNode)
+        assert slices(segmentId) == whole
+        logic.runner.redo(segmentationNode)
+        assert slices(segmentId) == [4, 5, 6, 8, 9, 10, 11]
+        exclude.SetNthControlPointPosition(0, 41.0, 19.0, 18.0)
+        assert found("slice") == [4, 5, 6, 7, 8, 10, 11]
+        assert found() == []
+        file = folder / "exclude.mrk.json"
+        assert slicer.util.saveNode(exclude, str(file))
+        exclude.RemoveAllControlPoints()
+        assert found() == whole
+        exclude = slicer.util.loadMarkups(str(file))
+        assert found() == []
     finally:
         logic.close()
 

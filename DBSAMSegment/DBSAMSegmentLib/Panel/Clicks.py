@@ -57,6 +57,7 @@ class Clicks(VTKObservationMixin):
         makeRequest: what a run of one box would compute now; raises ValueError where that can't be.
         canCompute: whether an outline can be computed without asking for anything to be installed.
         say: shows a message in the status line.
+        onChanged: called when there are other clicks than before.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Clicks(VTKObservationMixin):
         makeRequest: Callable[[list[Roi]], RunRequest],
         canCompute: Callable[[], bool],
         say: Callable[[str], None],
+        onChanged: Callable[[], None],
     ) -> None:
         VTKObservationMixin.__init__(self)
         self._ui = ui
@@ -76,6 +78,7 @@ class Clicks(VTKObservationMixin):
         self._rois = rois
         self._makeRequest = makeRequest
         self._canCompute = canCompute
+        self._onChanged = onChanged
         self._owners: tuple[Roi | None, Any] = (None, None)
         self._lists: tuple[PointList | None, PointList | None] = (None, None)
         self._clicks: list[Click] = []
@@ -146,6 +149,11 @@ class Clicks(VTKObservationMixin):
         """The lists whose points a run takes along: none where the model or the choice of boxes forbids it."""
         return self._lists if not self._whyOff() else (None, None)
 
+    @property
+    def areNew(self) -> bool:
+        """Whether there are clicks that count and that the last run had not."""
+        return bool(self._clicks) and self._clicks != self._inRun and not self._whyOff()
+
     def begin(self) -> None:
         """A run begins, with the clicks that there are."""
         self._inRun = list(self._clicks)
@@ -209,6 +217,7 @@ class Clicks(VTKObservationMixin):
         self._newest, self._taken = changed[-1], []
         self.preview.update()
         self._show()
+        self._onChanged()
 
     def _number(self) -> None:
         self._numbering = True

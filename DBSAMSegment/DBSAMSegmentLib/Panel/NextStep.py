@@ -16,7 +16,7 @@ def whatIsMissing(hasVolume: bool, hasBox: bool, isDrawn: bool) -> str:
     return ""
 
 
-def nextStep(hasVolume: bool, hasBox: bool, isDrawn: bool, isRunning: bool, hasResult: bool) -> str:
+def nextStep(hasVolume: bool, hasBox: bool, isDrawn: bool, isRunning: bool, hasResult: bool, hasNewClicks: bool) -> str:
     """The first sentence of the panel."""
     if isRunning:
         return _("Segmenting. You can look at other slices meanwhile.")
@@ -26,6 +26,8 @@ def nextStep(hasVolume: bool, hasBox: bool, isDrawn: bool, isRunning: bool, hasR
         return _("Press Place and draw a box round a structure.")
     if not isDrawn:
         return _("Click one corner of the box in a slice view, then the opposite one.")
+    if hasNewClicks:
+        return _("Go on clicking until the outline is right, then press Apply to take the clicks through the volume.")
     if hasResult:
         return _("Look at the weakest slices first. Move the box and press Apply to do it again.")
     return _("Press Apply to segment what is in the box.")

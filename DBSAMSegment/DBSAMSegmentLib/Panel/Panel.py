@@ -91,7 +91,14 @@ class Panel(VTKObservationMixin):
         self.decided = RunOutlines()
         self.live = LivePreview(runner, self._liveRequest, self._onReleased, self._onLive)
         self.clicks = Clicks(
-            ui, runner, lambda: self._parameters, self.rois, self._request, self._canCompute, self._onLive
+            ui,
+            runner,
+            lambda: self._parameters,
+            self.rois,
+            self._request,
+            self._canCompute,
+            self._onLive,
+            self._showNextStep,
         )
         self._combos = {
             "model": (ui.modelCombo, MODELS),
@@ -353,7 +360,7 @@ class Panel(VTKObservationMixin):
 
     def _showNextStep(self) -> None:
         isRunning, hasResult = self.run.job is not None, self.result.report is not None
-        self.ui.nextStepLabel.text = nextStep(*self._state(), isRunning, hasResult)
+        self.ui.nextStepLabel.text = nextStep(*self._state(), isRunning, hasResult, self.clicks.areNew)
 
     def _redoFrom(self, segment: SegmentReport, index: int, box_xyxy: list[float]) -> None:
         parameters, roiNode = self._parameters, self._roiOf(segment)

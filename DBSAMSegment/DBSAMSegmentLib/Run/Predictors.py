@@ -25,7 +25,7 @@ class Predictors:
     def takesClicks(self, model: str) -> bool:
         """Whether a model was trained with clicks; True where that can't be known yet, and a run will tell."""
         if not self.needsTorch:
-            return False  # rules know nothing of clicks
+            return True  # a rule in place of the networks
         try:
             from dbsam.weights.load import takes_clicks
             from dbsam.weights.metadata import CheckpointError

@@ -1,4 +1,7 @@
-"""A rule that needs no network, for self-tests: inside are the box's pixels that are brighter than half."""
+"""A rule that needs no network, for self-tests: inside are the box's pixels that are brighter than half.
+
+A click adds the whole bright part that it lies on, or takes it away.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.inference.predictor import DecodedMasks
+from dbsam.inference.tracking import parts_touching
 from dbsam.preprocess.sampling import Region, resample_slice, slice_region
 from dbsam.progress import CancelToken, ProgressCallback
 
@@ -34,7 +38,7 @@ class BrightInsideBox:
 
     signature = "bright-inside-box"
     channels: Literal["repeat", "neighbours"] = "repeat"
-    takes_points = False
+    takes_points = True
 
     def region_for(
         self, box_xyxy: NDArray[np.floating], slice_hw: tuple[int, int], spacing_xy: tuple[float, float]
@@ -61,12 +65,19 @@ class BrightInsideBox:
         point_labels: NDArray[np.integer] | None = None,
         mask_prompt: NDArray[np.float32] | None = None,
     ) -> DecodedMasks:
-        """Logits that are positive in bright pixels of the box."""
+        """Logits that are positive in bright pixels of the box, and in those of clicks."""
         y, x = np.indices(embedding.pixels.shape)
+        bright = embedding.pixels / 10 - 12.75
         logits = []
-        for x0, y0, x1, y1 in embedding.region.boxes_to_input(np.asarray(boxes_xyxy), _SIZE):
+        for number, (x0, y0, x1, y1) in enumerate(embedding.region.boxes_to_input(np.asarray(boxes_xyxy), _SIZE)):
             inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
-            logits.append(np.where(inside, embedding.pixels / 10 - 12.75, -20.0))
+            logit = np.where(inside, bright, -20.0)
+            if points_xy is not None and point_labels is not None:
+                clicks = np.rint(embedding.region.points_to_input(points_xy[number], _SIZE))
+                for (column, row), label in zip(clicks, point_labels[number], strict=True):
+                    part = parts_touching(bright > 0, (y == row) & (x == column))
+                    logit[part] = bright[part] if label else -20.0
+            logits.append(logit)
         return DecodedMasks(np.array(logits, np.float32), np.full(len(logits), 0.9, np.float32))
 
 
