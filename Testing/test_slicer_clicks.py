@@ -331,6 +331,24 @@ def test_in_a_rotated_view_the_nearest_slice_is_named(panel, shown):
         view.SetOrientation("Axial")
 
 
+def test_clicks_go_on_from_a_run_of_several_boxes(panel, shown):
+    node = staged(panel)
+    roi = node.rois[0]
+    node.rois = [roi, add_box("second", (30, 22, 10))]
+    apply(panel)
+    encoded = panel.logic.runner.worker.predictors.predictor.encoded_slices
+    node.rois = [roi]
+    node.segmentId = node.segmentation.GetSegmentation().GetSegmentIdBySegmentName("bright")
+    click(panel, OTHER, include=False)
+    outlined(panel)
+    known = panel.logic.runner.correctedOnSlice(panel.panel._request([roi]), 4, node.segmentation)
+    assert known is not None
+    assert shown[-1][0] == 5
+    apply(panel)
+    assert panel.logic.runner.worker.predictors.predictor.encoded_slices == encoded
+    assert not found(panel)[two_parts()[1]].any()
+
+
 def test_a_volume_under_a_transform_gets_its_clicks_where_they_are_seen(panel, shown):
     node = staged(panel)
     _, other = two_parts()

@@ -384,8 +384,8 @@ class SegmentationRunner:
         written = self.writer.write(volumeNode, segmentationNode, masks, mode, editorNode)
         if segmentationNode.GetDisplayNode() is None:
             segmentationNode.CreateDefaultDisplayNodes()
-        for segment, result in zip(written, results, strict=True):
-            question = _question(request) if redoOnly is None and len(results) == 1 else None
+        for segment, result, prompt in zip(written, results, request.prompts, strict=True):
+            question = _question(replace(request, prompts=(prompt,))) if redoOnly is None else None
             self.lastResults.keep(segmentationNode, segment.segmentId, result, question)
         segmentation = segmentationNode.GetSegmentation()
         names = [segmentation.GetSegment(one.segmentId).GetName() for one in written]
