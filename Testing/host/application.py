@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import tempfile
-import types
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +20,8 @@ from host.widgets_ctk import plain_class
 VERSION = "5.10.0"
 
 
-class CommandOptions:
-    """Slicer's command line: none of it was given."""
-
-    noMainWindow, runPythonAndExit, testingEnabled = True, False, True
-
-
 class FileReaders:
     """`slicer.app.coreIOManager()`: reads the files that slicer-core has a logic for."""
-
-    def fileType(self, filename: str) -> str:
-        name = filename.lower()
-        for ending, kind in ((".seg.nrrd", "SegmentationFile"), (".mrk.json", "MarkupsFile"), (".mrml", "SceneFile")):
-            if name.endswith(ending):
-                return kind
-        return "VolumeFile"
 
     def loadNodes(self, kind: str, properties: dict[str, Any], loaded: Any = None, messages: Any = None) -> bool:
         path = str(properties["fileName"])
@@ -52,9 +35,6 @@ class FileReaders:
             node = slicer.modules.segmentations.logic().LoadSegmentationFromFile(path, True, name)
         elif kind == "MarkupsFile":
             node = slicer.mrmlScene.GetNodeByID(slicer.modules.markups.logic().LoadMarkups(path, name))
-        elif kind == "SceneFile":
-            slicer.mrmlScene.SetURL(path)
-            return bool(slicer.mrmlScene.Import())
         else:
             raise NotImplementedError(f"the stand-in reads no {kind}")
         if node is not None and loaded is not None:
@@ -86,19 +66,17 @@ class qSlicerApplication(host_class(QtWidgets.QApplication)):
 
     _host_class, _api = True, "slicer.qSlicerApplication"
     _signals = ("startupCompleted()", "mrmlSceneChanged(vtkMRMLScene*)")
-    _texts = ("temporaryPath", "cachePath", "slicerHome", "extensionsInstallPath", "os", "arch", "revision")
-    locals().update(stored_properties(dict.fromkeys(_texts, str) | {"majorVersion": int, "minorVersion": int}))
+    _folders = ("temporaryPath", "slicerHome")
+    locals().update(stored_properties(dict.fromkeys(_folders, str) | {"majorVersion": int, "minorVersion": int}))
 
     def __init__(self, testing: bool) -> None:
         super().__init__(["Slicer"])
         self._testing = testing
-        self._exit_code: int | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="slicer-host-")
         folder = Path(self._folder.name)
         self.applicationName, self.organizationName, self.applicationVersion = "Slicer", "slicer.org", VERSION
         self.majorVersion, self.minorVersion = (int(part) for part in VERSION.split(".")[:2])
-        self.os, self.arch, self.revision = sys.platform, platform.machine(), "0"
-        for name in ("temporaryPath", "cachePath", "slicerHome", "extensionsInstallPath"):
+        for name in self._folders:
             (folder / name).mkdir()
             setattr(self, name, str(folder / name))
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
@@ -132,34 +110,13 @@ class qSlicerApplication(host_class(QtWidgets.QApplication)):
     def coreIOManager(self) -> Any:
         return self._io
 
-    def ioManager(self) -> Any:
-        return self._io
-
     def settings(self) -> Any:
         return qt.QSettings()
 
     userSettings = revisionUserSettings = settings
 
-    def commandOptions(self) -> Any:
-        return CommandOptions
-
     def testingEnabled(self) -> bool:
         return self._testing
-
-    def pauseRender(self) -> None:
-        """Nothing is rendered."""
-
-    def resumeRender(self) -> None:
-        """Nothing is rendered."""
-
-    def exit(self, code: int = 0) -> None:
-        self._exit_code = code
-
-    def startupEnvironment(self) -> Any:
-        return types.SimpleNamespace(keys=lambda: list(os.environ), value=os.environ.get)
-
-    def moduleDocumentationUrl(self, name: str) -> str:
-        return f"https://slicer.readthedocs.io/en/latest/user_guide/modules/{name.lower()}.html"
 
     def _startup_completed(self) -> None:
         emit(self, "startupCompleted()")
@@ -167,10 +124,10 @@ class qSlicerApplication(host_class(QtWidgets.QApplication)):
 
 def make_widget_classes() -> dict[str, type]:
     """Every listed class of `slicer`: written in the stand-in, or with the listed names and nothing behind them."""
-    from host import mrml_widgets, segment_editor, segment_effect, segment_widgets, slice_views
+    from host import mrml_widgets, segment_editor, segment_effect, slice_views
 
     written: dict[str, type] = {}
-    for module in (mrml_widgets, segment_widgets, slice_views, segment_editor, segment_effect):
+    for module in (mrml_widgets, slice_views, segment_editor, segment_effect):
         for value in vars(module).values():
             if isinstance(value, HostType) and str(getattr(value, "_api", "")).startswith("slicer."):
                 written[value.__name__] = value

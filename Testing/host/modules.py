@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,6 @@ class qSlicerCoreModule(host_class(QtCore.QObject)):
     def logic(self) -> Any:
         return self._module_logic
 
-    def widgetRepresentation(self) -> Any:
-        return None
-
 
 class qSlicerScriptedLoadableModule(host_class(QtCore.QObject)):
     """A module file: its classes are instantiated as Slicer does it."""
@@ -61,9 +57,6 @@ class qSlicerScriptedLoadableModule(host_class(QtCore.QObject)):
         self.path, self._name, self._widget = path, name, None
         self.objectName = name  # which PythonQt also shows as `name`
         self._module = getattr(load_source(name, path), name)(self)
-
-    def logic(self) -> Any:
-        return None
 
     def self(self) -> Any:
         return self._module
@@ -109,11 +102,6 @@ class qSlicerScriptedLoadableModuleWidget(host_class(QtWidgets.QWidget), SceneAw
         if hasattr(self._widget, "enter"):
             self._widget.enter()
 
-    def exit(self) -> None:
-        self._entered = False
-        if hasattr(self._widget, "exit"):
-            self._widget.exit()
-
 
 class _SegmentEditor(qSlicerCoreModule):
     """The module around the Segment Editor widget."""
@@ -144,9 +132,6 @@ class _SegmentEditorRepresentation:
             node = slicer.mrmlScene.AddNode(node)
         self.parameterSetNode = node
         self.editor.setMRMLSegmentEditorNode(node)
-
-    def self(self) -> Any:
-        return self
 
 
 class qSlicerModuleManager(host_class(QtCore.QObject)):
@@ -191,9 +176,3 @@ class qSlicerModuleManager(host_class(QtCore.QObject)):
 
     def module(self, name: str) -> Any:
         return self._modules.get(name)
-
-    def modulesNames(self) -> list[str]:
-        return list(self._modules)
-
-    def factoryManager(self) -> Any:
-        return types.SimpleNamespace(loadedModuleNames=self.modulesNames)

@@ -11,7 +11,6 @@ from host.observed import observe
 from host.pythonqt import host_class
 from host.qt_module import qt
 from host.signals import emit
-from host.widgets_ctk import ctkCollapsibleButton
 
 _SCENE_EVENTS = ("NodeAdded", "NodeRemoved", "EndClose", "EndImport", "EndBatchProcess")
 Widget: Any = host_class(QtWidgets.QWidget)
@@ -43,14 +42,6 @@ class SceneAware:
 
 class qMRMLWidget(Widget, SceneAware):
     _host_class, _api = True, "slicer.qMRMLWidget"
-
-
-class qSlicerWidget(Widget, SceneAware):
-    _host_class, _api = True, "slicer.qSlicerWidget"
-
-
-class qMRMLCollapsibleButton(ctkCollapsibleButton, SceneAware):
-    _host_class, _api = True, "slicer.qMRMLCollapsibleButton"
 
 
 class qMRMLNodeComboBox(Widget, SceneAware):
@@ -161,24 +152,11 @@ class qMRMLNodeComboBox(Widget, SceneAware):
     def setCurrentNode(self, node: Any) -> None:
         self._select(node if isinstance(node, str) else node.GetID() if node is not None else "")
 
-    def setCurrentNodeID(self, node_id: str) -> None:
-        self._select(node_id)
-
-    def setCurrentNodeIndex(self, index: int) -> None:
-        self._select(self._nodes()[index].GetID())
-
     def nodeCount(self) -> int:
         return len(self._nodes())
 
-    def nodeFromIndex(self, index: int) -> Any:
-        return self._nodes()[index]
-
     def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:
         self._attributes.append((node_type, name, value))
-        self._scene_changed()
-
-    def removeAttribute(self, node_type: str, name: str) -> None:
-        self._attributes = [a for a in self._attributes if a[:2] != (node_type, name)]
         self._scene_changed()
 
     def addNode(self, node_type: str = "") -> Any:
@@ -189,8 +167,3 @@ class qMRMLNodeComboBox(Widget, SceneAware):
             self.setCurrentNode(node)
         emit(self, "nodeAddedByUser(vtkMRMLNode*)", node)
         return node
-
-    def removeCurrentNode(self) -> None:
-        node = self.currentNode()
-        emit(self, "nodeAboutToBeRemoved(vtkMRMLNode*)", node)
-        self._scene.RemoveNode(node)

@@ -13,7 +13,7 @@ from typing import Any
 import slicer
 import vtk
 
-from host.observed import keep, observe
+from host.observed import observe
 from host.pythonqt import NotInStandIn
 from host.qt_module import qt
 
@@ -133,9 +133,6 @@ class ObservedList(MutableSequence):
     def __eq__(self, other: object) -> bool:
         return self._values == (other._values if isinstance(other, ObservedList) else other)
 
-    def __add__(self, other: Any) -> Any:
-        raise NotImplementedError("Adding an ObservedList is not supported. However, += is supported.")
-
 
 def _value_of(annotated: Any) -> Value:
     if typing.get_origin(annotated) is list:
@@ -208,13 +205,6 @@ class _Wrapper:
                     self._show(name, widget)
         finally:
             self._updating_gui = False
-
-    def AddObserver(self, event: Any, callback: Callable[..., Any], priority: float = 0.0) -> int:
-        keep(self.parameterNode)
-        return self.parameterNode.AddObserver(event, callback, priority)
-
-    def RemoveObserver(self, tag: int) -> None:
-        self.parameterNode.RemoveObserver(tag)
 
 
 def _signal(widget: Any) -> str:

@@ -76,16 +76,6 @@ class SlotFunction:
             raise TypeError(f"{self._function.__name__}() takes no keyword arguments in PythonQt: {sorted(keywords)}")
         return adopt(self._function(*args))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SlotFunction) and other._owner is self._owner and other._name == self._name
-
-    def __hash__(self) -> int:
-        return hash((id(self._owner), self._name))
-
-    @property
-    def _name(self) -> str:
-        return self._function.__name__
-
 
 def adopt(value: Any) -> Any:
     """Give an object that PySide6 created (a header, a layout, a parent) the class that PythonQt would show."""
@@ -122,11 +112,6 @@ class HostType(type(QObject)):  # Shiboken's metaclass has no stub
         if "_is_host" in cls.__dict__ and bases_only(cls):
             return isinstance(instance, pyside_base(cls))
         return super().__instancecheck__(instance)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        if "_is_host" in cls.__dict__ and bases_only(cls):
-            return issubclass(subclass, pyside_base(cls))
-        return super().__subclasscheck__(subclass)
 
 
 def bases_only(cls: type) -> bool:
@@ -280,10 +265,6 @@ def _inherits(self: QObject, name: str) -> bool:
     return QObject.inherits(self, name) or any(base.__name__ == name for base in type(self).__mro__)
 
 
-def _delete(self: QObject) -> None:
-    QObject.deleteLater(self)
-
-
 def _descendants(parent: QObject) -> Iterable[QObject]:
     for child in QObject.children(parent):
         yield child
@@ -297,22 +278,12 @@ def _find_children(self: QObject, kind: Any = QObject, name: str = "") -> list[Q
     return [adopt(child) for child in _descendants(self) if matches(child) and name in ("", QObject.objectName(child))]
 
 
-def _find_child(self: QObject, kind: Any = QObject, name: str = "") -> QObject | None:
-    return next(iter(_find_children(self, kind, name)), None)
-
-
-def _raise(self: QtWidgets.QWidget) -> None:
-    QtWidgets.QWidget.raise_(self)
-
-
 _COMMON_METHODS: dict[str, Callable[..., Any]] = {
     "className": _class_name,
     "inherits": _inherits,
-    "delete": _delete,
     "connect": connect,
     "disconnect": disconnect,
     "findChildren": _find_children,
-    "findChild": _find_child,
 }
 
 
@@ -334,9 +305,6 @@ class ValueClass:
 
     def __instancecheck__(self, instance: object) -> bool:
         return isinstance(instance, self._pyside)
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (self._pyside,)
 
 
 def find_pyside(name: str) -> Any:

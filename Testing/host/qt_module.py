@@ -98,26 +98,17 @@ def _first_of_tuple(function: Callable[..., Any]) -> Callable[..., Any]:
     return staticmethod(call)
 
 
-def _special_class(base: type, **namespace: Any) -> type:
-    plain = host_class(base)
-    return HostType(base.__name__, (plain,), {"_host_class": True, "__module__": "qt", **namespace})
-
-
 # PythonQt returns the chosen file or value alone, not a tuple.
 _SPECIAL: dict[str, type] = {
-    "QFileDialog": _special_class(
-        QtWidgets.QFileDialog,
-        getOpenFileName=_first_of_tuple(QtWidgets.QFileDialog.getOpenFileName),
-        getOpenFileNames=_first_of_tuple(QtWidgets.QFileDialog.getOpenFileNames),
-        getSaveFileName=_first_of_tuple(QtWidgets.QFileDialog.getSaveFileName),
-    ),
-    "QInputDialog": _special_class(
-        QtWidgets.QInputDialog,
-        getText=_first_of_tuple(QtWidgets.QInputDialog.getText),
-        getInt=_first_of_tuple(QtWidgets.QInputDialog.getInt),
-        getDouble=_first_of_tuple(QtWidgets.QInputDialog.getDouble),
-        getItem=_first_of_tuple(QtWidgets.QInputDialog.getItem),
-    ),
+    base.__name__: HostType(
+        base.__name__,
+        (host_class(base),),
+        {"_host_class": True, "__module__": "qt"} | {name: _first_of_tuple(getattr(base, name)) for name in names},
+    )
+    for base, names in (
+        (QtWidgets.QFileDialog, ("getOpenFileName", "getOpenFileNames", "getSaveFileName")),
+        (QtWidgets.QInputDialog, ("getText", "getInt", "getDouble", "getItem")),
+    )
 }
 
 

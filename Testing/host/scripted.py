@@ -7,7 +7,7 @@ import os
 import sys
 import types
 import unittest
-from dataclasses import dataclass, field
+from dataclasses import make_dataclass
 from typing import Any, ClassVar
 
 import slicer
@@ -30,9 +30,6 @@ class ScriptedLoadableModule:
 
     def resourcePath(self, filename: str) -> str:
         return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
-
-    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
-        return "<p>For more information see the online documentation.</p>"
 
     def runTest(self, msec: int = 100, **kwargs: Any) -> None:
         test = getattr(sys.modules[type(self).__module__], f"{self.moduleName}Test")()
@@ -121,21 +118,12 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         logging.getLogger("host").warning("No test is defined in %s", type(self).__name__)
 
 
-@dataclass
-class SampleDataSource:
-    """One registered sample."""
-
-    sampleName: str | None = None
-    sampleDescription: str | None = None
-    uris: Any = None
-    fileNames: Any = None
-    nodeNames: Any = None
-    checksums: Any = None
-    loadFiles: Any = None
-    customDownloader: Any = None
-    thumbnailFileName: str | None = None
-    loadFileType: Any = None
-    loadFileProperties: dict[str, Any] = field(default_factory=dict)
+_SOURCE = (
+    "sampleName", "sampleDescription", "uris", "fileNames", "nodeNames", "checksums", "loadFiles", "customDownloader",
+    "thumbnailFileName", "loadFileType", "loadFileProperties",
+)  # fmt: skip
+SampleDataSource = make_dataclass("SampleDataSource", [(name, Any, None) for name in _SOURCE])
+"""One registered sample."""
 
 
 class SampleDataLogic:
@@ -149,10 +137,6 @@ class SampleDataLogic:
         registered = SampleDataSource(**source)
         if registered not in sources:  # as in Slicer, where a module that is loaded again adds nothing
             sources.append(registered)
-
-    def sourceForSampleName(self, name: str) -> SampleDataSource | None:
-        registered = [s for sources in slicer.modules.sampleDataSources.values() for s in sources]
-        return next((source for source in registered if source.sampleName == name), None)
 
 
 def _module(name: str, exported: dict[str, Any]) -> None:

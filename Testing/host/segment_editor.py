@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import slicer
 import vtk
 from PySide6 import QtWidgets
 
-from host.mrml_widgets import SceneAware, Widget, qMRMLNodeComboBox
+from host.mrml_widgets import SceneAware, Widget
 from host.observed import observe
 from host.qt_module import qt
-from host.segment_widgets import qMRMLSegmentsTableView
 from host.signals import emit
 
 _INTERACTION_EVENTS = (
@@ -23,14 +22,9 @@ _INTERACTION_EVENTS = (
 
 
 class qMRMLSegmentEditorWidget(Widget, SceneAware):
-    """Selectors for segmentation, source volume and segment, a button for each effect, the active effect's options."""
+    """Knows segmentation, source volume and segment, and shows the active effect's options."""
 
     _host_class, _api = True, "slicer.qMRMLSegmentEditorWidget"
-    _defaults: ClassVar = {
-        "undoEnabled": True,
-        "segmentationNodeSelectorVisible": True,
-        "sourceVolumeNodeSelectorVisible": True,
-    }
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -40,26 +34,11 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
         self._effects: list[Any] = []
         self._active: Any = None
         self._view_observations: list[tuple[Any, int]] = []
-        self._segmentations, self._volumes = qMRMLNodeComboBox(), qMRMLNodeComboBox()
-        self._segmentations.nodeTypes = ["vtkMRMLSegmentationNode"]
-        self._volumes.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-        self._segmentations.noneEnabled = self._volumes.noneEnabled = True
-        self._table = qMRMLSegmentsTableView()
-        self._buttons = qt.QHBoxLayout()
         self._layout = qt.QFormLayout(self)
-        self._layout.addRow("Segmentation:", self._segmentations)
-        self._layout.addRow("Source volume:", self._volumes)
-        self._layout.addRow(self._table)
-        self._layout.addRow(self._buttons)
-        self._segmentations.connect("currentNodeChanged(vtkMRMLNode*)", self.setSegmentationNode)
-        self._volumes.connect("currentNodeChanged(vtkMRMLNode*)", self.setSourceVolumeNode)
-        self._table.connect("selectionChanged(QItemSelection,QItemSelection)", self._segment_chosen)
         slicer.qSlicerSegmentEditorEffectFactory.instance().connect("effectRegistered(QString)", self.updateEffectList)
         self.updateEffectList()
 
     def _scene_changed(self) -> None:
-        for selector in (self._segmentations, self._volumes, self._table):
-            selector.setMRMLScene(self._scene)
         self._logic.SetMRMLScene(self._scene)
         if self._scene is not None and not self.__dict__.get("_interaction_observed"):
             self._interaction_observed = observe(self.interactionNode(), "ModifiedEvent", self, "_interaction_changed")
@@ -77,8 +56,6 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
             self.setActiveEffect(None)
 
     # Nodes
-    def mrmlSegmentEditorNode(self) -> Any:
-        return self._node
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
         if self._node_observation is not None:
@@ -101,10 +78,6 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
         segmentation, volume = self._node.GetSegmentationNode(), self._node.GetSourceVolumeNode()
         self._logic.SetSegmentationNode(segmentation)
         self._logic.SetSourceVolumeNode(volume)
-        self._segmentations.setCurrentNode(segmentation)
-        self._volumes.setCurrentNode(volume)
-        if self._table.segmentationNode() is not segmentation:
-            self._table.setSegmentationNode(segmentation)
         if self._active is not None:
             self._active.updateGUIFromMRML()
 
@@ -132,17 +105,9 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
             effect._call("sourceVolumeNodeChanged")
         emit(self, "sourceVolumeNodeChanged(vtkMRMLVolumeNode*)", node)
 
-    def currentSegmentID(self) -> str:
-        return self._node.GetSelectedSegmentID() or "" if self._node is not None else ""
-
     def setCurrentSegmentID(self, segment_id: str) -> None:
         self._node.SetSelectedSegmentID(segment_id)
         emit(self, "currentSegmentIDChanged(QString)", segment_id)
-
-    def _segment_chosen(self) -> None:
-        chosen = self._table.selectedSegmentIDs()
-        if chosen and self._node is not None and chosen[0] != self.currentSegmentID():
-            self.setCurrentSegmentID(chosen[0])
 
     # Effects
     def updateEffectList(self) -> None:
@@ -156,20 +121,10 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
             effect._call("setupOptionsFrame")
             effect.optionsFrame().hide()
             self._layout.addRow(effect.optionsFrame())
-            button = qt.QToolButton()
-            button.text, button.checkable = effect.title or effect.name, True
-            button.connect("clicked()", lambda name=effect.name: self.setActiveEffectByName(name))
-            self._buttons.addWidget(button)
             self._attach(effect)
 
     def availableEffectNames(self) -> list[str]:
         return [effect.name for effect in self._effects]
-
-    def effectCount(self) -> int:
-        return len(self._effects)
-
-    def effectByIndex(self, index: int) -> Any:
-        return self._effects[index]
 
     def effectByName(self, name: str) -> Any:
         return next((effect for effect in self._effects if effect.name == name), None)
@@ -213,17 +168,9 @@ class qMRMLSegmentEditorWidget(Widget, SceneAware):
         self._view_observations = []
 
     # Undo
-    def saveStateForUndo(self) -> None:
-        self._logic.SaveStateForUndo()
 
     def undo(self) -> None:
         self._logic.Undo()
 
     def redo(self) -> None:
         self._logic.Redo()
-
-    def setMaximumNumberOfUndoStates(self, count: int) -> None:
-        self._logic.SetMaximumNumberOfUndoStates(count)
-
-    def _get_maximumNumberOfUndoStates(self) -> int:
-        return self._logic.GetMaximumNumberOfUndoStates()

@@ -68,9 +68,6 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
         setattr(slicer, name, self._effect)
         return True
 
-    def pythonSource(self) -> str:
-        return self._source
-
     def self(self) -> Any:
         return self._effect
 
@@ -96,30 +93,12 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
         for widget, actor in list(self._actors):
             self.removeActor2D(widget, actor)
 
-    def cleanup(self) -> None:
-        self._call("cleanup")
-
-    def helpText(self) -> str:
-        return self._call("helpText") or ""
-
-    def createCursor(self, widget: Any) -> Any:
-        return self._call("createCursor", widget)
-
     def updateGUIFromMRML(self) -> None:
         self._call("updateGUIFromMRML")
-
-    def updateMRMLFromGUI(self) -> None:
-        self._call("updateMRMLFromGUI")
-
-    def selectEffect(self, name: str) -> None:
-        self._editor.setActiveEffectByName(name)
 
     # Options
     def optionsFrame(self) -> Any:
         return self._options_frame
-
-    def optionsLayout(self) -> Any:
-        return self._options_layout
 
     def addOptionsWidget(self, widget_or_layout: Any) -> None:
         self._options_layout.addRow(widget_or_layout)
@@ -144,29 +123,16 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
     def setParameter(self, name: str, value: Any) -> None:
         self._set(f"{self.name}.{name}", value)
 
-    def setCommonParameter(self, name: str, value: Any) -> None:
-        self._set(name, value)
-
     def setParameterDefault(self, name: str, value: Any) -> None:
         if not self.parameterDefined(name):
             self.setParameter(name, value)
 
-    def setCommonParameterDefault(self, name: str, value: Any) -> None:
-        if not self.commonParameterDefined(name):
-            self.setCommonParameter(name, value)
-
     def parameterDefined(self, name: str) -> bool:
         return self._node.GetAttribute(f"{self.name}.{name}") is not None
-
-    def commonParameterDefined(self, name: str) -> bool:
-        return self._node.GetAttribute(name) is not None
 
     def parameter(self, name: str) -> str:
         own = self._node.GetAttribute(f"{self.name}.{name}")
         return own if own is not None else self._node.GetAttribute(name) or ""
-
-    def integerParameter(self, name: str) -> int:
-        return int(self.parameter(name) or 0)
 
     def doubleParameter(self, name: str) -> float:
         return float(self.parameter(name) or 0.0)
@@ -177,40 +143,13 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
     def setNodeReference(self, name: str, node: Any) -> None:
         self._node.SetNodeReferenceID(f"{self.name}.{name}", node.GetID() if node is not None else None)
 
-    def setCommonNodeReference(self, name: str, node: Any) -> None:
-        self._node.SetNodeReferenceID(name, node.GetID() if node is not None else None)
-
-    def scene(self) -> Any:
-        return self._node.GetScene()
-
     # Images and writing
     def _logic(self) -> Any:
         return self._editor._logic
 
-    def modifierLabelmap(self) -> Any:
-        return self._logic().GetModifierLabelmap()
-
     def defaultModifierLabelmap(self) -> Any:
         self._logic().ResetModifierLabelmapToDefault()
         return self._logic().GetModifierLabelmap()
-
-    def maskLabelmap(self) -> Any:
-        self._logic().UpdateMaskLabelmap()
-        return self._logic().GetMaskLabelmap()
-
-    def selectedSegmentLabelmap(self) -> Any:
-        self._logic().UpdateSelectedSegmentLabelmap()
-        return self._logic().GetSelectedSegmentLabelmap()
-
-    def referenceGeometryImage(self) -> Any:
-        self._logic().UpdateReferenceGeometryImage()
-        return self._logic().GetReferenceGeometryImage()
-
-    def sourceVolumeImageData(self) -> Any:
-        self._logic().UpdateAlignedSourceVolume()
-        return self._logic().GetAlignedSourceVolume()
-
-    masterVolumeImageData = sourceVolumeImageData
 
     def saveStateForUndo(self) -> None:
         self._logic().SaveStateForUndo()
@@ -235,20 +174,12 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
         )
 
     # Views
-    def viewNode(self, widget: Any) -> Any:
-        return widget.mrmlAbstractViewNode()
-
-    def renderWindow(self, widget: Any) -> Any:
-        return widget.viewWidget().renderWindow()
 
     def renderer(self, widget: Any) -> Any:
         return widget.viewWidget()._renderer
 
     def scheduleRender(self, widget: Any) -> None:
         widget.viewWidget().scheduleRender()
-
-    def forceRender(self, widget: Any) -> None:
-        widget.viewWidget().forceRender()
 
     def addActor2D(self, widget: Any, actor: Any) -> None:
         self.renderer(widget).AddViewProp(actor)
@@ -257,37 +188,6 @@ class qSlicerSegmentEditorScriptedEffect(host_class(QtCore.QObject)):
     def removeActor2D(self, widget: Any, actor: Any) -> None:
         self.renderer(widget).RemoveViewProp(actor)
         self._actors = [pair for pair in self._actors if pair[1] is not actor]
-
-    def cursorOn(self, widget: Any) -> None:
-        widget.viewWidget().setViewCursor(qt.QCursor())
-
-    def cursorOff(self, widget: Any) -> None:
-        widget.viewWidget().unsetViewCursor()
-
-    def segmentationDisplayableInView(self, view_node: Any) -> bool:
-        return True
-
-    def sliceSpacing(self, widget: Any) -> float:
-        return _Logic.GetSliceSpacing(widget.mrmlSliceNode())
-
-    def xyToRas(self, point: QtCore.QPoint, widget: Any) -> Any:
-        return self.xyzToRas(qt.QVector3D(point.x(), point.y(), 0.0), widget)
-
-    def xyzToRas(self, xyz: Any, widget: Any) -> Any:
-        ras = widget.mrmlSliceNode().GetXYToRAS().MultiplyPoint((xyz.x(), xyz.y(), xyz.z(), 1.0))
-        return qt.QVector3D(*ras[:3])
-
-    def rasToXy(self, ras: Any, widget: Any) -> Any:
-        x, y, _ = widget.sliceView().convertRASToXYZ([ras.x(), ras.y(), ras.z()])
-        return qt.QPoint(round(x), round(y))
-
-    def xyzToIjk(self, xyz: Any, widget: Any, image: Any, transform_node: Any = None) -> Any:
-        ijk = [0, 0, 0]
-        _Logic.XyzToIjk([xyz.x(), xyz.y(), xyz.z()], ijk, widget.mrmlSliceNode(), image, transform_node)
-        return qt.QVector3D(*ijk)
-
-    def xyToIjk(self, point: QtCore.QPoint, widget: Any, image: Any, transform_node: Any = None) -> Any:
-        return self.xyzToIjk(qt.QVector3D(point.x(), point.y(), 0.0), widget, image, transform_node)
 
 
 class qSlicerSegmentEditorEffectFactory(host_class(QtCore.QObject)):
@@ -328,26 +228,6 @@ class AbstractScriptedSegmentEditorEffect:
 
     def cleanup(self) -> None:
         """Overridden by effects that connect signals."""
-
-    def rasToXy(self, ras: Any, viewWidget: Any) -> list[int]:
-        point = self.scriptedEffect.rasToXy(qt.QVector3D(*ras), viewWidget)
-        return [point.x(), point.y()]
-
-    def xyToRas(self, xy: Any, viewWidget: Any) -> list[float]:
-        ras = self.scriptedEffect.xyToRas(qt.QPoint(xy[0], xy[1]), viewWidget)
-        return [ras.x(), ras.y(), ras.z()]
-
-    def xyzToRas(self, xyz: Any, viewWidget: Any) -> list[float]:
-        ras = self.scriptedEffect.xyzToRas(qt.QVector3D(*xyz), viewWidget)
-        return [ras.x(), ras.y(), ras.z()]
-
-    def xyToIjk(self, xy: Any, viewWidget: Any, image: Any, parentTransformNode: Any = None) -> list[int]:
-        ijk = self.scriptedEffect.xyToIjk(qt.QPoint(xy[0], xy[1]), viewWidget, image, parentTransformNode)
-        return [int(ijk.x()), int(ijk.y()), int(ijk.z())]
-
-    def xyzToIjk(self, xyz: Any, viewWidget: Any, image: Any, parentTransformNode: Any = None) -> list[int]:
-        ijk = self.scriptedEffect.xyzToIjk(qt.QVector3D(*xyz), viewWidget, image, parentTransformNode)
-        return [int(ijk.x()), int(ijk.y()), int(ijk.z())]
 
 
 class AbstractScriptedSegmentEditorLabelEffect(AbstractScriptedSegmentEditorEffect):

@@ -114,9 +114,6 @@ class SignalFunction:
         self._refuse_ambiguous(slot)
         return connect(self._sender, self._signature(), slot)
 
-    def disconnect(self, slot: Callable[..., Any] | None = None) -> bool:
-        return disconnect(self._sender, self._signature(), slot)
-
     def emit(self, *args: Any) -> None:
         emit(self._sender, self._signature(), *args)
 

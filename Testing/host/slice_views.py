@@ -10,12 +10,10 @@ from typing import Any, ClassVar
 
 import slicer
 import vtk
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtWidgets
 
 from host.mrml_widgets import SceneAware, Widget
 from host.pythonqt import NotInStandIn, host_class
-from host.qt_module import qt
-from host.signals import emit
 
 _ORIENTATIONS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 _VIEW_SIZE = (256, 256)
@@ -54,7 +52,7 @@ def rendered(sliceWidget: Any, background: tuple[float, float, float]) -> Any:
 
 
 class qMRMLSliceView(Widget, SceneAware):
-    """What draws a slice: shows the slice logic's picture of the volumes, without segments and markups."""
+    """What draws a slice: it counts how often it would, and converts between pixels and RAS."""
 
     _host_class, _api = True, "slicer.qMRMLSliceView"
 
@@ -84,25 +82,9 @@ class qMRMLSliceView(Widget, SceneAware):
 
     def scheduleRender(self) -> None:
         self._renders += 1
-        self.update()
-
-    def forceRender(self) -> None:
-        self.scheduleRender()
-
-    def setViewCursor(self, cursor: Any) -> None:
-        self.setCursor(cursor)
-
-    def unsetViewCursor(self) -> None:
-        self.unsetCursor()
-
-    def setDefaultViewCursor(self, cursor: Any) -> None:
-        self.setCursor(cursor)
 
     def _through(self, matrix: Any, point: Any) -> list[float]:
         return list(matrix.MultiplyPoint((*point, 1.0))[:3])
-
-    def convertDeviceToXYZ(self, position: list[int]) -> list[float]:
-        return [float(position[0]), float(position[1]), 0.0]
 
     def convertXYZToRAS(self, xyz: list[float]) -> list[float]:
         return self._through(self.mrmlSliceNode().GetXYToRAS(), xyz)
@@ -112,67 +94,20 @@ class qMRMLSliceView(Widget, SceneAware):
         vtk.vtkMatrix4x4.Invert(self.mrmlSliceNode().GetXYToRAS(), inverse)
         return self._through(inverse, ras)
 
-    def _picture(self) -> QtGui.QImage | None:
-        """The slice as the slice logic composes it, y upwards as VTK has it."""
-        connection = self._slice_logic.GetImageDataConnection()
-        if connection is None:
-            return None
-        connection.GetProducer().Update()
-        image = connection.GetProducer().GetOutputDataObject(connection.GetIndex())
-        width, height, _ = image.GetDimensions()
-        scalars = image.GetPointData().GetScalars()
-        if scalars is None:
-            return None
-        formats = {3: QtGui.QImage.Format.Format_RGB888, 4: QtGui.QImage.Format.Format_RGBA8888}
-        components = scalars.GetNumberOfComponents()
-        picture = QtGui.QImage(bytes(memoryview(scalars)), width, height, width * components, formats[components])
-        return picture.flipped().copy()
-
-    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
-        painter = QtGui.QPainter(self)
-        painter.fillRect(self.rect, QtGui.QColor(0, 0, 0))
-        picture = self._picture()
-        if picture is not None:
-            painter.drawImage(0, 0, picture)
-        painter.end()
-
-
-class qMRMLSliceControllerWidget(Widget, SceneAware):
-    _host_class, _api = True, "slicer.qMRMLSliceControllerWidget"
-    _slice_logic: Any = None
-
-    def mrmlSliceNode(self) -> Any:
-        return self._slice_logic.GetSliceNode()
-
-    def sliceLogic(self) -> Any:
-        return self._slice_logic
-
-    def fitSliceToBackground(self) -> None:
-        self._slice_logic.FitSliceToBackground(*_VIEW_SIZE)
-
-    def setSliceOffsetValue(self, offset: float) -> None:
-        self._slice_logic.SetSliceOffset(offset)
-
-    def setSliceVisible(self, visible: bool) -> None:
-        self.mrmlSliceNode().SetSliceVisible(visible)
-
 
 class qMRMLSliceWidget(Widget, SceneAware):
-    """A slice view with its controller, slice node and slice logic."""
+    """A slice view with its slice node and slice logic."""
 
     _host_class, _api = True, "slicer.qMRMLSliceWidget"
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self._slice_logic: Any = None
-        self._view, self._controller = qMRMLSliceView(), qMRMLSliceControllerWidget()
-        layout = qt.QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._controller)
-        layout.addWidget(self._view)
+        self._view = qMRMLSliceView()
+        self._view.setParent(self)
 
     def _set_logic(self, logic: Any) -> None:
-        self._slice_logic = self._view._slice_logic = self._controller._slice_logic = logic
+        self._slice_logic = self._view._slice_logic = logic
 
     def sliceView(self) -> Any:
         return self._view
@@ -180,32 +115,14 @@ class qMRMLSliceWidget(Widget, SceneAware):
     def viewWidget(self) -> Any:
         return self._view
 
-    def sliceController(self) -> Any:
-        return self._controller
-
-    def sliceLogic(self) -> Any:
-        return self._slice_logic
-
     def mrmlSliceNode(self) -> Any:
         return self._slice_logic.GetSliceNode()
-
-    def mrmlAbstractViewNode(self) -> Any:
-        return self._slice_logic.GetSliceNode()
-
-    def mrmlSliceCompositeNode(self) -> Any:
-        return self._slice_logic.GetSliceCompositeNode()
-
-    def fitSliceToBackground(self) -> None:
-        self._controller.fitSliceToBackground()
 
     def _get_sliceViewName(self) -> str:
         return self.mrmlSliceNode().GetLayoutName()
 
     def _get_sliceOrientation(self) -> str:
         return self.mrmlSliceNode().GetOrientation()
-
-    def setSliceOrientation(self, orientation: str) -> None:
-        self.mrmlSliceNode().SetOrientation(orientation)
 
 
 class qSlicerLayoutManager(host_class(QtWidgets.QWidget), SceneAware):
@@ -240,31 +157,5 @@ class qSlicerLayoutManager(host_class(QtWidgets.QWidget), SceneAware):
     def sliceWidget(self, name: str) -> Any:
         return self._widgets.get(name)
 
-    def threeDWidget(self, index: Any) -> None:
-        return None
-
     def mrmlSliceLogics(self) -> Any:
         return self._logics
-
-    def viewWidget(self, node: Any) -> Any:
-        return self._widgets.get(node.GetLayoutName()) if node is not None else None
-
-    def setLayout(self, layout: Any) -> None:
-        if isinstance(layout, int):
-            self.layout = layout
-            emit(self, "layoutChanged(int)", layout)
-        else:
-            QtWidgets.QWidget.setLayout(self, layout)
-
-    def resetSliceViews(self) -> None:
-        for widget in self._widgets.values():
-            widget.fitSliceToBackground()
-
-    def resetThreeDViews(self) -> None:
-        """There is none."""
-
-    def pauseRender(self) -> None:
-        """Nothing is rendered."""
-
-    def resumeRender(self) -> None:
-        """Nothing is rendered."""

@@ -44,9 +44,6 @@ class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):
     def _set_collapsed(self, collapsed: bool) -> None:
         self.checked = not collapsed
 
-    def collapse(self, collapsed: bool) -> None:
-        self.checked = not collapsed
-
     def _toggled(self, checked: bool) -> None:
         self._collapsed = not checked
         if self._collapsed:
@@ -62,9 +59,6 @@ class ctkCollapsibleButton(host_class(QtWidgets.QAbstractButton)):
         if self._collapsed and event.polished() and event.child().isWidgetType():
             QtWidgets.QWidget.hide(event.child())
             self._hidden.append(event.child())
-
-    def hitButton(self, position: QtCore.QPoint) -> bool:
-        return position.y() < _HEADER_HEIGHT
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         option = QtWidgets.QStyleOptionButton()
@@ -108,31 +102,10 @@ class ctkPathLineEdit(Widget):
     def _set_currentPath(self, path: str) -> None:
         self._combo_box.setEditText(path)
 
-    def setCurrentPath(self, path: str) -> None:
-        self._combo_box.setEditText(path)
-
-    def comboBox(self) -> Any:
-        return self._combo_box
-
-    def addCurrentPathToHistory(self) -> None:
-        if self._combo_box.findText(self.currentPath) < 0:
-            self._combo_box.addItem(self.currentPath)
-
     def browse(self) -> None:
         chosen = qt.QFileDialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
         if chosen:
             self.currentPath = chosen
-
-
-_PLAIN = {
-    "ctkComboBox": QtWidgets.QComboBox,
-    "ctkMessageBox": QtWidgets.QMessageBox,
-    "ctkDoubleSpinBox": QtWidgets.QDoubleSpinBox,
-    "ctkMenuButton": QtWidgets.QPushButton,
-    "ctkPushButton": QtWidgets.QPushButton,
-    "ctkCheckBox": QtWidgets.QCheckBox,
-    "ctkExpandButton": QtWidgets.QToolButton,
-}
 
 
 def plain_class(qualified_name: str, base: type) -> type:
@@ -148,8 +121,7 @@ def make_module() -> types.ModuleType:
     for value in written:
         if value.__name__.startswith("ctk"):
             setattr(module, value.__name__, value)
-    for name, base in _PLAIN.items():
-        setattr(module, name, plain_class(f"ctk.{name}", base))
+    module.ctkMenuButton = plain_class("ctk.ctkMenuButton", QtWidgets.QPushButton)
     ui_classes.update({name: value for name, value in vars(module).items() if name.startswith("ctk")})
 
     def lookup(name: str) -> Any:
