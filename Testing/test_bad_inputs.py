@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,19 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "cannot be unpacked",
     ),
     "mha without its length": (lambda f: meta(f / "a.mha", "CompressedData = True", data=PACKED), "CompressedDataSize"),
+    "mha that contradicts itself": (lambda f: meta(f / "a.mha", "Position = 1 2 3"), "contradicts itself"),
+    "mha with an origin of two numbers": (lambda f: meta(f / "a.mha", "Offset = 1 2"), "instead of 3 numbers"),
+    "mha with an origin in another spelling": (lambda f: meta(f / "a.mha", "offset = 1 2 3", "Offset = "), "'offset'"),
+    "mha to be scaled": (
+        lambda f: meta(f / "a.mha", "ElementToIntensityFunctionSlope = 2"), "ElementToIntensityFunction",
+    ),
     "header without voxels": (lambda f: meta(f / "a.mhd", "ElementDataFile = b.raw", data=b""), "which is not there"),
     "TIFF of channels": (
         lambda f: photo(f / "a.tif", np.zeros((5, 6, 2), np.uint8), photometric="minisblack", planarconfig="contig"),
         "does not say what they are",
     ),
     "cut JPEG": (lambda f: cut(_jpeg(f / "a.jpg"), 700), "cut short"),
+    "CMYK JPEG": (lambda f: _jpeg(f / "a.jpg", "CMYK"), "colours of kind CMYK"),
     "text": (lambda f: _text(f / "a.nrrd"), "not an image"),
     "slices missing": (lambda f: series(f, frames_along_z([0, 1, 2, 5, 6])), "mm apart"),
     "tilted gantry": (
@@ -99,6 +107,19 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "at one position",
     ),
     "first slice cut": (lambda f: series(f, frames_along_z([0, 1, 2]), lambda p: cut(p[0], 700)), "cut short"),
+    "no positions": (
+        lambda f: series(f, [replace(frame, position=None) for frame in frames_along_z([0, 1])]), "--slice-spacing MM",
+    ),
+    "two frames of reference": (
+        lambda f: series(f, [_in_system(frame) for frame in frames_along_z([0, 1])]), "2 frames of reference",
+    ),
+    "a slope of 0": (
+        lambda f: series(f, [replace(frame, slope=0.0) for frame in frames_along_z([0, 1])]), "RescaleSlope is 0",
+    ),
+    "a slope that is NaN": (
+        lambda f: series(f, [replace(frame, facts={"RescaleSlope": "nan"}) for frame in frames_along_z([0, 1])]),
+        "RescaleSlope is",
+    ),
     "two sizes": (lambda f: series(f, [*frames_along_z([0, 1]), *frames_along_z([2], (7, 8))]), "different sizes"),
     "two times in a file": (
         lambda f: write_enhanced(f / "a.dcm", frames_along_z([0, 1]) + frames_along_z([0, 1])), "--stack N",
@@ -107,8 +128,9 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 }  # fmt: skip
 
 
-def _jpeg(path: Path) -> Path:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)).save(path)
+def _jpeg(path: Path, mode: str = "L") -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
+    Image.fromarray(pixels).convert("RGB").convert(mode).save(path)
     return path
 
 
@@ -117,9 +139,11 @@ def _text(path: Path) -> Path:
     return path
 
 
-def _shifted(frame):
-    from dataclasses import replace
+def _in_system(frame):
+    return replace(frame, facts={"FrameOfReferenceUID": f"1.2.{frame.position[2]:.0f}"})
 
+
+def _shifted(frame):
     return replace(frame, position=(-10.0, -20.0 + 0.2 * frame.position[2], frame.position[2]))
 
 

@@ -21,7 +21,12 @@ from dicom_files import (
     write_series,
 )
 from pydicom.data import get_testdata_file
-from pydicom.uid import EnhancedCTImageStorage, MRImageStorage, UltrasoundMultiFrameImageStorage
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundMultiFrameImageStorage,
+)
 
 from dbsam.io.images import ImageFileError, read_volume
 
@@ -371,3 +376,45 @@ def test_a_slice_spacing_is_for_images_without_position_and_numbers_alone(tmp_pa
     shutil.copy(other, tmp_path / "two spacings/b.dcm")
     with pytest.raises(ImageFileError, match="different sizes or pixel spacings"):
         read_volume(tmp_path / "two spacings", slice_spacing_mm=1)
+
+
+def stored_in_12_bits(content, high_bits: int) -> None:
+    """Signed values in the lower 12 of 16 bits, with anything in those above, as old files keep overlays there."""
+    content.BitsStored, content.HighBit, content.PixelRepresentation = 12, 11, 1
+    values = np.frombuffer(content.PixelData, "<i2") - 300
+    content.PixelData = ((values.astype(np.uint16) & 0x0FFF) | high_bits).astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("high_bits", [0, 0xA000, 0xF000])
+def test_bits_above_those_stored_are_no_part_of_a_value(tmp_path, high_bits):
+    frames = frames_along_z([0, 1])
+    for path in write_series(tmp_path / "in", frames):
+        content = pydicom.dcmread(path)
+        stored_in_12_bits(content, high_bits)
+        content.save_as(path)
+    expected = np.stack([frame.pixels for frame in frames]) - 300
+    np.testing.assert_array_equal(read_volume(tmp_path / "in").voxels, expected)
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (8, 10, 3)).astype(np.uint8)
+
+
+def colour_file(path: Path, kind: str, **facts):
+    file = new_file(SecondaryCaptureImageStorage, "OT", "1.2.3", PIXELS)
+    file.PixelData = PIXELS.tobytes()
+    file.PhotometricInterpretation = kind
+    for name, value in facts.items():
+        setattr(file, name, value)
+    return save(file, path)
+
+
+def test_planes_of_colour_and_a_rescale_beside_them_change_no_colour(tmp_path):
+    planes = {"PlanarConfiguration": 1, "PixelData": PIXELS.transpose(2, 0, 1).tobytes()}
+    for n, facts in enumerate(({}, planes, {"RescaleSlope": 2, "RescaleIntercept": 5})):
+        np.testing.assert_array_equal(read_volume(colour_file(tmp_path / f"{n}.dcm", "RGB", **facts)).voxels[0], PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["HSV", "CMYK", "YBR_PARTIAL_422", "XYZ"])
+def test_colours_of_other_kinds_are_refused(tmp_path, kind):
+    with pytest.raises(ImageFileError, match=f"colours of kind {kind}"):
+        read_volume(colour_file(tmp_path / "a.dcm", kind))

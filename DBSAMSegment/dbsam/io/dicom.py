@@ -8,6 +8,7 @@ not mask bits beyond BitsStored in `Image.get_frames` (4101 for 5 beside an over
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _NO_IMAGES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # segmentations
 _LARGEST_COSINE = 1e-3
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # RGB after decoding
 
 # What tells frames at one position apart, with its name in messages.
 _FACTS = {
@@ -199,6 +201,13 @@ def _in_order_of_numbers(path: Path, frames: list[Frame], choice: Choice) -> lis
 
 
 def _choose_stack(path: Path, frames: list[Frame], stack: int | None) -> list[Frame]:
+    systems = {str(frame.content.get("FrameOfReferenceUID") or ""): frame.file for frame in frames}
+    if len(systems) > 1:
+        listing = "\n  ".join(f"{uid or 'without UID'}: {file}" for uid, file in systems.items())
+        raise ImageFileError(
+            f"{path}: its slices lie in {len(systems)} frames of reference, so that nobody knows how they lie "
+            f"to each other:\n  {listing}\nMove them apart."
+        )
     by_place = {id(frame.place): frame for frame in frames}
     places = sorted_along_normal([frame.place for frame in frames if frame.place is not None])
     series = f", DICOM series {frames[0].content.get('SeriesInstanceUID', 'without UID')}" if path.is_dir() else ""
@@ -332,9 +341,12 @@ def _number(content: Dataset, keyword: str, frame: Frame | Path) -> float | None
     if value is None or value == "":
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ImageFileError(f"{_named(frame)}: its {keyword} is {value!r}, which is no number.") from error
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ImageFileError(f"{_named(frame)}: its {keyword} is {value!r}, which is no number.")
+    return number
 
 
 def _named(frame: Frame | Path) -> str:
@@ -469,6 +481,8 @@ def _pixels(frame: Frame) -> NDArray[Any]:
 
     content, name = frame.content, _named(frame)
     kind = str(content.get("PhotometricInterpretation", ""))
+    if kind and kind not in (*_GREY, *_COLOURS):
+        raise ImageFileError(f"{name}: colours of kind {kind}; save it as RGB or grey.")
     if content.get("BitsAllocated") == 1:
         raise ImageFileError(f"{name}: one bit a pixel, a mask and no image.")
     high_bit = content.get("HighBit", content.get("BitsStored", 1) - 1)
@@ -492,6 +506,8 @@ def _pixels(frame: Frame) -> NDArray[Any]:
         if "ModalityLUTSequence" in transform:
             return np.asarray(apply_modality_lut(stored, transform))
         slope = _number(transform, "RescaleSlope", frame)
+        if slope == 0:
+            raise ImageFileError(f"{name}: its RescaleSlope is 0, by which all values would be the same.")
         return rescaled(stored, 1.0 if slope is None else slope, _number(transform, "RescaleIntercept", frame) or 0.0)
     except (ImageFileError, MemoryError):
         raise

@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +70,24 @@ _META_BYTES = {
     **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
+# How many numbers each has, as a power of NDims; ITK puts 0 in the place of those that it cannot read.
+_META_NUMBERS = {
+    **dict.fromkeys(
+        ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1
+    ),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+    **dict.fromkeys(("NDims", "ElementNumberOfChannels", "HeaderSize", "CompressedDataSize"), 0),
+    **dict.fromkeys(("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"), 0),
+}
+_META_WORDS = (
+    "BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementType", "ElementDataFile",
+    "DistanceUnits",
+)  # fmt: skip
+_META_NO_SCALE = {"Slope": 1.0, "Offset": 0.0}
+_META_ORIGINS = ("Offset", "Position", "Origin")
+_META_SAME = (
+    _META_ORIGINS, ("TransformMatrix", "Rotation", "Orientation"), ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
+)  # fmt: skip
 _END_OF_NRRD = re.compile(rb"\r?\n\r?\n")
 _END_OF_METAIMAGE = re.compile(rb"^\s*ElementDataFile\s*=\s*local[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
 _SPATIAL_KINDS = ("domain", "space", "???", "none")
@@ -127,6 +145,8 @@ def read_nrrd(path: Path, choice: Choice) -> ImageFile:
     _check_nrrd_voxels(path, fields, sizes)
     scale = _nrrd_scale(path, fields, kinds)
     placed = _check_nrrd_place(path, fields, kinds)
+    if not placed:
+        _warn_of_no_place(path)
     image = _read_with_itk(path)
     is_colour = any(_COLOUR_KINDS.get(kind) == size for kind, size in others)
     what = f"values a voxel, of the kind {others[0][0]!r}" if others else "values a voxel"
@@ -142,12 +162,7 @@ def read_metaimage(path: Path, choice: Choice) -> ImageFile:
         ImageFileError: It is damaged, its spacing cannot be used, or it holds several images and none is chosen.
         MemoryError: It does not fit into memory.
     """
-    text = _text(path)
-    fields = dict(re.findall(r"^\s*(\w+)\s*=[ \t]*(.*?)\s*$", text, re.MULTILINE))
-    if "ElementDataFile" not in fields or "DimSize" not in fields:
-        raise ImageFileError(
-            f"{path}: not an image that can be read, or damaged: its header has no ElementDataFile or no DimSize."
-        )
+    fields = _meta_fields(path, _text(path))
     sizes = _numbers(path, fields, "DimSize", int)
     for key in ("ElementSpacing", "ElementSize"):
         if key in fields:
@@ -157,7 +172,53 @@ def read_metaimage(path: Path, choice: Choice) -> ImageFile:
     _check_meta_voxels(path, fields, sizes)
     scale = [_mm_per(path, fields.get("DistanceUnits", "mm"))] * 3
     has_spacing = any(key in fields for key in ("ElementSpacing", "ElementSize"))
-    return _image_file(path, _read_with_itk(path), choice, False, "values a voxel", scale, has_spacing)
+    found = _image_file(path, _read_with_itk(path), choice, False, "values a voxel", scale, has_spacing)
+    if not any(key in fields for key in _META_ORIGINS):
+        _warn_of_no_place(path)
+        return replace(found, position_known=False)
+    return found
+
+
+def _meta_fields(path: Path, text: str) -> dict[str, str]:
+    """The header's fields; refuses what ITK drops or takes for something else without a word."""
+    fields: dict[str, str] = {}
+    known = {name.lower(): name for name in (*_META_NUMBERS, *_META_WORDS)}
+    for name, value in re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*?)[ \t]*$", text, re.MULTILINE):
+        if known.get(name.lower(), name) != name:
+            raise ImageFileError(f"{path}: its header has {name!r}, which counts as {known[name.lower()]} alone.")
+        if fields.setdefault(name, value) != value:
+            raise ImageFileError(f"{path}: its header has {name} twice, {fields[name]!r} and {value!r}.")
+        if name == "ElementDataFile":  # the last; names of files may follow
+            break
+    if not {"ElementDataFile", "DimSize", "NDims"} <= fields.keys():
+        raise ImageFileError(
+            f"{path}: not an image that can be read, or damaged: its header has no ElementDataFile, DimSize or NDims."
+        )
+    [dimensions] = _numbers(path, fields, "NDims", int) or [0]
+    for name in fields.keys() & _META_NUMBERS.keys():
+        numbers, count = _numbers(path, fields, name, float), dimensions ** _META_NUMBERS[name]
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+            raise ImageFileError(
+                f"{path}: damaged: {name!r} in its header is {fields[name]!r} instead of {count} numbers."
+            )
+    for names in _META_SAME:
+        stated = {name: fields[name] for name in names if name in fields}
+        if len({_canonical(value) for value in stated.values()}) > 1:
+            raise ImageFileError(f"{path}: its header contradicts itself: {stated}.")
+    scale = [float(fields.get(f"ElementToIntensityFunction{name}", value)) for name, value in _META_NO_SCALE.items()]
+    if scale != list(_META_NO_SCALE.values()):
+        raise ImageFileError(
+            f"{path}: its values are to be scaled (ElementToIntensityFunction), which ITK and 3D Slicer do not do. "
+            "Save it again with the scaled values."
+        )
+    return fields
+
+
+def _canonical(value: str) -> Hashable:
+    try:
+        return tuple(map(float, value.split()))
+    except ValueError:
+        return value.lower()
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
@@ -263,17 +324,12 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
         if kind in _SPATIAL_KINDS and not (spacing and math.isfinite(spacing[0]) and spacing[0] > 0):
             raise ImageFileError(f"{path}: its spacings are {fields['spacings']}; they must be positive numbers.")
     if "space" not in fields and "space directions" not in fields and "space dimension" not in fields:
-        logger.warning(
-            "%s: says nothing of its position; its axes are taken for left, posterior, superior from 0, and boxes are "
-            "to be given in voxels.", path,
-        )  # fmt: skip
         return False
     space = fields.get("space", "").lower().removesuffix("-time").removesuffix("t")
     is_named = bool(space) or fields.get("space dimension") not in ("2", "4")
     if not is_named:
         # ITK has no other form for pictures and series of volumes; for volumes Slicer takes it for RAS, ITK for LPS.
-        logger.warning("%s: does not name its space; taken for left, posterior, superior, as ITK writes it; boxes are "
-                       "to be given in voxels.", path)  # fmt: skip
+        logger.warning("%s: does not name its space; taken for left, posterior, superior, as ITK writes it.", path)
     elif space not in _SPACES:
         named = f"the space {fields['space']!r}" if "space" in fields else "no named space"
         raise ImageFileError(
@@ -294,7 +350,14 @@ def _check_nrrd_place(path: Path, fields: Mapping[str, str], kinds: Sequence[str
             ImageGeometry(np.block([[np.transpose(np.array(spatial)), np.zeros((3, 1))], [np.eye(4)[3:]]]), (1, 1, 1))
     except ValueError as error:
         raise ImageFileError(f"{path}: its position cannot be used: {error}") from error
-    return is_named
+    return is_named and {"space directions", "space origin"} <= fields.keys()
+
+
+def _warn_of_no_place(path: Path) -> None:
+    logger.warning(
+        "%s: does not say where it lies; its axes are taken for left, posterior, superior, its origin for 0, where "
+        "nothing is stated, and boxes are to be given in voxels.", path,
+    )  # fmt: skip
 
 
 def _nrrd_scale(path: Path, fields: Mapping[str, str], kinds: Sequence[str]) -> list[float]:

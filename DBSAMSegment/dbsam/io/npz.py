@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
 from dbsam.io.files import atomic_path
-from dbsam.io.image_file import Choice, ImageFile, ImageFileError, chosen_component, refuse_component
+from dbsam.io.image_file import Choice, ImageFile, ImageFileError, chosen_component, native, refuse_component
 
 _IMAGES, _LABELS = ("imgs", "img"), ("segs", "gts", "gt")
 
@@ -34,10 +34,11 @@ def read_npz(path: Path, choice: Choice, as_labels: bool = False) -> ImageFile:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = _LABELS if as_labels else _IMAGES
-            name = next((name for name in names if name in file), None)
-            if name is None:
-                raise ImageFileError(f"{path}: holds {sorted(file)}, but none of MedSAM's {', '.join(names)}.")
-            array = np.asarray(file[name])
+            held = [name for name in names if name in file]
+            if len(held) != 1:
+                raise ImageFileError(f"{path}: holds {sorted(file)}, but not one of MedSAM's {', '.join(names)}.")
+            [name] = held
+            array = native(np.asarray(file[name]))
             spacing = np.asarray(file["spacing"], np.float64).ravel().tolist() if "spacing" in file else None
     except (ImageFileError, MemoryError):
         raise
@@ -45,14 +46,17 @@ def read_npz(path: Path, choice: Choice, as_labels: bool = False) -> ImageFile:
         raise ImageFileError(f"{path}: damaged, or no npz file of plain arrays: {error}") from error
     if choice.stack not in (None, 1):
         raise ImageFileError(f"{path}: there is no stack {choice.stack}: it holds one.")
-    # A last axis of three is a colour: so MedSAM's pictures are, and no volume is three columns wide.
-    if array.ndim >= 3 and array.shape[-1] == 3 and array.dtype == np.uint8 and not as_labels:
+    if as_labels and array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    # A last axis of three bytes is a colour: so MedSAM's pictures are, and no volume is three or four columns wide.
+    if array.ndim in (3, 4) and array.shape[-1] in (3, 4) and not as_labels:
         array = array[None] if array.ndim == 3 else array
-        array = chosen_component(path, array, choice.component, is_colour=True)
+        is_colour = array.shape[-1] == 3 and array.dtype == np.uint8
+        array = chosen_component(path, array, choice.component, is_colour, "values a voxel (its last axis)")
     else:
         refuse_component(path, choice.component)
         array = array[None] if array.ndim == 2 else array
-    if array.ndim not in (3, 4) or not array.size:
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3) or not array.size:
         raise ImageFileError(f"{path}: {name} has the shape {array.shape}; an image is (D, H, W), (H, W) or (H, W, 3).")
     if spacing is not None and not (len(spacing) == 3 and np.isfinite(spacing).all() and min(spacing) > 0):
         raise ImageFileError(f"{path}: its spacing is {spacing} instead of three positive numbers.")

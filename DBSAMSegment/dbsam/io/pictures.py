@@ -52,6 +52,7 @@ _TURNS = {
     8: lambda seen: seen.swapaxes(0, 1)[::-1],
 }
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _PLANAR, _FORMAT, _KIND = 258, 262, 270, 277, 284, 339, 254
+_MOST_SAMPLES = 4  # red, green, blue and alpha
 _COMPRESSION, _DEFLATE = 259, (8, 32946)
 _MIN_IS_WHITE, _MIN_IS_BLACK, _TIFF_RGB, _TIFF_PALETTE, _TIFF_YCBCR = 0, 1, 2, 3, 6
 _PNG_BITS_AT, _PNG_KIND_AT, _PNG_HEADER = 24, 25, 29
@@ -157,6 +158,8 @@ def _pixels(path: Path, picture: Image, kind: str, as_labels: bool) -> NDArray[A
         return array.view(np.int8)
     if kind == "u4":
         return array.view(np.uint32)
+    if kind == "u2, inverted":  # Pillow inverts what has fewer bits
+        return ~array.astype(np.uint16)
     if kind in ("i2", "u2"):
         return array.astype(kind)
     return array
@@ -251,16 +254,22 @@ def _tiff_kind(path: Path, picture: Image, page: int) -> str:
             raise ImageFileError(
                 f"{path}: holds {samples} channels and does not say what they are. Save the one to be segmented."
             )
+    if photometric == _MIN_IS_WHITE and (bits[0] > 16 or form != 1):
+        raise ImageFileError(f"{path}: {bits[0]} bits or signs, with 0 as white; save it with 0 as black.")
     if photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _TIFF_RGB, _TIFF_PALETTE, _TIFF_YCBCR):
         raise ImageFileError(f"{path}: colours of the kind {photometric}; save it as RGB or grey.")
+    if samples > _MOST_SAMPLES:
+        raise ImageFileError(f"{path}: a colour and {samples - 3} more channels; save the colour, or one of them.")
     if samples >= 3 and bits[0] == 16:
-        if tags.get(_PLANAR, 1) != 1 or form != 1 or _orientation(picture, page) != 1 or samples > 4:
+        if tags.get(_PLANAR, 1) != 1 or form != 1 or _orientation(picture, page) != 1:
             raise ImageFileError(f"{path}: 16-bit colours in {samples} planes or turned; save it as plain RGB.")
         return "colour of 16 bits"
     if samples >= 3 and bits[0] != 8:
         raise ImageFileError(f"{path}: colours of {bits[0]} bits; save them as 8-bit RGB.")
     if samples == 2 and bits[0] != 8:
         raise ImageFileError(f"{path}: grey of {bits[0]} bits with alpha; save it without alpha.")
+    if photometric == _MIN_IS_WHITE and bits[0] == 16:
+        return "u2, inverted"
     if form == 2 and bits[0] in (8, 16):
         return f"i{bits[0] // 8}"
     return "u4" if form == 1 and bits[0] == 32 else ""
