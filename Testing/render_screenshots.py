@@ -31,7 +31,7 @@ CASES = {
 }
 # Volume, box and true mask of the picture of a click.
 CLICKED_CASE = ("phantom_ct.nrrd", "phantom_roi.mrk.json", "phantom_truth.nrrd")
-WORST_SLICES, LEAST_GAIN = 5, 0.02
+MOST_SLICES, LEAST_BEFORE, LEAST_GAIN, LEAST_AFTER = 8, 0.5, 0.05, 0.9
 LONGEST_RUN_SECONDS = 300
 logger = logging.getLogger("screenshots")
 
@@ -111,7 +111,7 @@ def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] 
     """A slice with a wrong mask, the click in its largest wrong part, and what *Apply* makes of it, side by side.
 
     Raises:
-        RuntimeError: no click on one of the worst slices makes its mask better.
+        RuntimeError: on none of the worst slices on which the object was found does a click make the mask right.
     """
     import slicer
 
@@ -126,8 +126,9 @@ def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] 
     truth = slicer.util.arrayFromVolume(truthNode) > 0
     slicer.mrmlScene.RemoveNode(truthNode)
     before = maskInPanel(widget)
-    scores = [dice(mask, wanted) if wanted.any() else 1.0 for mask, wanted in zip(before, truth, strict=True)]
-    for index in np.argsort(scores)[:WORST_SLICES]:
+    scores = np.array([dice(mask, wanted) for mask, wanted in zip(before, truth, strict=True)])
+    found = np.flatnonzero(scores >= LEAST_BEFORE)
+    for index in found[np.argsort(scores[found])][:MOST_SLICES]:
         fault = next_click(truth[index : index + 1], before[index : index + 1], volumeNode.GetSpacing())
         if fault is None:
             break  # the others are better still
@@ -136,11 +137,11 @@ def renderClick(widget: Any, path: Path, model: str, case: tuple[str, str, str] 
         score = dice(after[index], truth[index])
         kind = "include" if fault.include else "exclude"
         logger.info("Slice %d: DSC %.3f, after a click (%s) %.3f", index, scores[index], kind, score)
-        if score > scores[index] + LEAST_GAIN:
+        if score >= max(LEAST_AFTER, scores[index] + LEAST_GAIN):
             writeTriptych(path, volumeNode, roiNode, ijk, fault.include, before[index], after[index])
             return path
         widget.ui.takeBackButton.click()
-    raise RuntimeError(f"With the model {model} no click on the {WORST_SLICES} worst slices gains {LEAST_GAIN} DSC.")
+    raise RuntimeError(f"With the model {model} no click makes one of the worst slices right (DSC {LEAST_AFTER}).")
 
 
 def clicked(widget: Any, volumeNode: Any, ijk: np.ndarray, include: bool) -> np.ndarray:
@@ -192,8 +193,8 @@ def writeTriptych(
     geometry = ImageGeometry(snapshot.geometry.ijk_to_ras @ shift, (*snapshot.geometry.dimensions_ijk[:2], 1))
     volume = Volume(snapshot.voxels[index : index + 1], geometry)
     cross = np.zeros(before.shape, np.uint8)
-    cross[ijk[1], ijk[0] - 1 : ijk[0] + 2] = cross[ijk[1] - 1 : ijk[1] + 2, ijk[0]] = 1
-    click = Segment("click", cross[None], color_rgb=(0.2, 0.9, 0.3) if include else (0.95, 0.2, 0.2))
+    cross[ijk[1], max(ijk[0] - 3, 0) : ijk[0] + 4] = cross[max(ijk[1] - 3, 0) : ijk[1] + 4, ijk[0]] = 1
+    click = Segment("click", cross[None], color_rgb=(0.2, 0.9, 0.3) if include else (0.2, 0.65, 1.0))
     toUint8 = resolve_intensity("auto", snapshot.voxels).apply
     pictures = []
     for mask, marks in ((before, []), (before, [click]), (after, [])):
