@@ -203,10 +203,10 @@ def _in_order_of_numbers(path: Path, frames: list[Frame], choice: Choice) -> lis
 def _choose_stack(path: Path, frames: list[Frame], stack: int | None) -> list[Frame]:
     systems = {str(frame.content.get("FrameOfReferenceUID") or ""): frame.file for frame in frames}
     if len(systems) > 1:
-        listing = "\n  ".join(f"{uid or 'without UID'}: {file}" for uid, file in systems.items())
+        named = "\n  ".join(f"{uid or 'without UID'}: {file}" for uid, file in systems.items())
         raise ImageFileError(
             f"{path}: its slices lie in {len(systems)} frames of reference, so that nobody knows how they lie "
-            f"to each other:\n  {listing}\nMove them apart."
+            f"to each other:\n  {named}\nMove them apart."
         )
     by_place = {id(frame.place): frame for frame in frames}
     places = sorted_along_normal([frame.place for frame in frames if frame.place is not None])
