@@ -18,7 +18,7 @@ from dbsam_training.cli import main
 from dbsam_training.data.nnunet import RawDataset
 from dbsam_training.evaluate.bootstrap import Row, read_rows
 from dbsam_training.evaluate.calibration import Judgement, calibration_error, fit_calibration, summarise_judgements
-from dbsam_training.evaluate.clicks import ClickCurve, summarise_clicks
+from dbsam_training.evaluate.click_curve import ClickCurve, summarise_clicks
 from dbsam_training.evaluate.evaluate import Settings, evaluate
 from dbsam_training.evaluate.found import Found
 from dbsam_training.evaluate.prompts import Click, next_click, roi_box

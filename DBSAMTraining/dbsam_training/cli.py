@@ -123,7 +123,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from dbsam_training.data.licences import is_open
     from dbsam_training.evaluate.bootstrap import group_by
     from dbsam_training.evaluate.calibration import write_reliability
-    from dbsam_training.evaluate.clicks import write_click_curve
+    from dbsam_training.evaluate.click_curve import write_click_curve
     from dbsam_training.evaluate.contact_sheet import write_sheet
     from dbsam_training.evaluate.evaluate import Settings, evaluate
     from dbsam_training.evaluate.report import markdown_report

@@ -24,7 +24,7 @@ from dbsam_training.data.case import Case, CaseError, Source, Structure, check_n
 from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.evaluate.bootstrap import Row
 from dbsam_training.evaluate.calibration import Judgement
-from dbsam_training.evaluate.clicks import ClickCurve
+from dbsam_training.evaluate.click_curve import ClickCurve
 from dbsam_training.evaluate.contact_sheet import KEEPERS, Example, ExampleKeeper
 from dbsam_training.evaluate.found import ClickSegmenter, Found, Segmenter
 from dbsam_training.evaluate.metrics import score_masks

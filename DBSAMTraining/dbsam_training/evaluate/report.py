@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dbsam_training.evaluate.bootstrap import Comparison, Mean, group_by
-from dbsam_training.evaluate.clicks import GOALS
+from dbsam_training.evaluate.click_curve import GOALS
 from dbsam_training.evaluate.evaluate import CLICKS_SHOWN, Evaluation
 from dbsam_training.evaluate.paper_figures import (
     PAPER_MODELS,

@@ -11,7 +11,7 @@ from dbsam_training.data.dataset_info import DatasetInfo
 from dbsam_training.data.nnunet import class_of
 from dbsam_training.evaluate.bootstrap import Comparison, Mean, Row, compare_models, group_by, mean_over_datasets
 from dbsam_training.evaluate.calibration import CalibrationSummary, summarise_judgements
-from dbsam_training.evaluate.clicks import ClickCurve, ClickSummary, summarise_clicks
+from dbsam_training.evaluate.click_curve import ClickCurve, ClickSummary, summarise_clicks
 from dbsam_training.evaluate.evaluate import Evaluation
 
 METRICS = ("dsc", "nsd")
