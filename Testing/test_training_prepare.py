@@ -235,3 +235,10 @@ def test_a_folder_without_data_is_refused(tmp_path):
     shutil.rmtree(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         find_sources([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[" * 100_000], ids=["cut short", "no UTF-8", "nested"])
+def test_a_store_whose_facts_are_damaged_says_which_file_and_what_to_do(tmp_path, content):
+    (tmp_path / "store.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"store\.json is not valid JSON: .*Run dbsam-train prepare again\."):
+        TrainingStore(tmp_path)

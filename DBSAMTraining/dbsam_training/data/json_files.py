@@ -23,10 +23,9 @@ def read_json(path: Path, error: type[Exception] = ValueError, advice: str = "")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        reason, cause = f"cannot be read: {problem.strerror or problem}", problem
+        raise error(f"{path} cannot be read: {problem.strerror or problem}. {advice}".rstrip()) from problem
     except (ValueError, RecursionError) as problem:  # no JSON, no UTF-8, numbers of thousands of digits
-        reason, cause = f"is not valid JSON: {problem}", problem
-    raise error(f"{path} {reason}. {advice}".rstrip()) from cause
+        raise error(f"{path} is not valid JSON: {problem}. {advice}".rstrip()) from problem
 
 
 def write_json(path: Path, content: Any) -> None:
