@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import torch
 from cases import write_tiny_weights
 from numpy.typing import NDArray
 from phantoms import centred_grid, random_rotation, whole_box
+from scipy import ndimage
 from threshold_predictor import ThresholdPredictor
 
 import dbsam
 from dbsam.cli.case import Case, run_case
 from dbsam.cli.manifest import ManifestError, read_manifest
-from dbsam.geometry.grid import ImageGeometry, OrientedBox
+from dbsam.geometry.grid import ImageGeometry, OrientedBox, slice_axes
 from dbsam.inference.predictor import ModelPredictor
 from dbsam.inference.segmenter import (
     Cancelled,
@@ -28,7 +30,7 @@ from dbsam.inference.segmenter import (
     VolumeSegmenter,
 )
 from dbsam.preprocess.intensity import parse_window
-from dbsam.preprocess.prompts import PromptPlan
+from dbsam.preprocess.prompts import PromptPlan, SliceBoxes
 
 SIZE, SLICES = 48, 13
 BODY, OTHER = (8, 8, 21, 21), (30, 30, 37, 37)  # x0, y0, x1, y1, included
@@ -203,6 +205,42 @@ def test_a_cancelled_correction_leaves_the_former_result_and_can_be_asked_again(
         )
     assert areas(former) == [*NOTHING, *[BOTH] * 9, *NOTHING]
     assert areas(engine.correct(TWO, former, [click(33, 33, 6)], spread="both"))[2:11] == [ONE] * 9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sees", ["box", "slice"])
+def test_a_result_cut_to_a_slice_is_corrected_as_the_whole_is(axis: int, sees: Literal["box", "slice"]) -> None:
+    rng = np.random.default_rng(axis)
+    bright = ndimage.gaussian_filter(rng.normal(size=(20, 26, 32)), 2)
+    volume = Volume(
+        (60 + 400 * bright).clip(0, 255).astype(np.uint8) * 2, ImageGeometry.from_spacing((1, 1.3, 2), (32, 26, 20))
+    )
+    box = OrientedBox(
+        (volume.geometry.ijk_to_ras @ [15.5, 12.5, 9.5, 1])[:3],
+        random_rotation(rng) @ np.diag([11.0, 11.0, 13.0]),
+    )
+    engine = VolumeSegmenter(ThresholdPredictor(sees, threshold=120))
+    former = engine.segment(volume, box, axis=axis, intensity=(127.5, 255.0))
+    index = former.slices[len(former.slices) // 2].index
+    xyxy = PromptPlan(box, volume.geometry, axis).boxes_xyxy[index]
+    prompt = SliceBoxes(axis, {index: xyxy}, box)
+    x_axis, y_axis = slice_axes(axis)
+    for include in (False, True):
+        ijk = np.zeros(3)
+        ijk[[x_axis, y_axis, axis]] = (xyxy[0] + xyxy[2]) / 2, (xyxy[1] + xyxy[3]) / 2, index
+        points = [PointPrompt.from_ijk(ijk, volume.geometry, include)]
+        cut = former.on_slice(index, prompt)
+        assert cut.mask_KJI.shape[2 - axis] == 1
+        np.testing.assert_array_equal(
+            np.take(cut.labelmap_KJI(), index, 2 - axis), np.take(former.labelmap_KJI(), index, 2 - axis)
+        )
+        on_slice = engine.correct(volume, cut, points)
+        whole = engine.correct(volume, former, points)
+        expected = np.take(whole.labelmap_KJI(), index, 2 - axis)
+        np.testing.assert_array_equal(np.take(on_slice.labelmap_KJI(), index, 2 - axis), expected)
+        assert on_slice.slices == [report for report in whole.slices if report.index == index]
+        assert whole.on_slice(index, prompt).points == tuple(points)
+        assert whole.on_slice(index, prompt).slices[0].clicks == 1
 
 
 def test_a_rotated_box_is_widened_to_the_rectangle_round_the_click() -> None:

@@ -77,6 +77,20 @@ def numbers(panel):
     return [(one.number, one.include) for one in clicksIn(node.includePoints, node.excludePoints)]
 
 
+def marked(panel):
+    """The slices that the plot marks with the colour of clicks."""
+    plot = panel.panel.result.plot
+    plot.draw()
+    image = plot.grab().toImage()
+    blue = [
+        (x, y)
+        for x in range(image.width())
+        for y in range(image.height())
+        if image.pixelColor(x, y).name() == "#2a5fd0"
+    ]
+    return sorted({plot.sliceAt(x) for x, _ in blue})
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """What was outlined: (slice, mask on it)."""
@@ -115,6 +129,7 @@ def test_a_click_outlines_its_slice_at_once_and_apply_takes_it_through_the_volum
     np.testing.assert_array_equal(corrected[5], preview, err_msg="what was outlined is what is written")
     assert [report.index for report in panel.panel.result.segment.slices if report.clicks] == [5]
     assert panel.ui.nextStepLabel.text.startswith("Look at the weakest slices")
+    assert marked(panel) == [5]
     panel.ui.undoButton.click()
     np.testing.assert_array_equal(found(panel), boxed)
     panel.ui.redoButton.click()

@@ -186,12 +186,11 @@ def test_a_click_elsewhere_than_the_box_says_so(stage):
     assert effect.job is None
 
 
-def test_clicks_go_through_all_slices_of_the_roi_and_a_box_may_still_be_dragged(stage):
+def test_clicks_go_through_all_slices_of_the_roi_and_a_box_may_still_be_dragged(stage, monkeypatch):
     volume, segmentation, effect, runner = stage
     wanted, other = two_parts()
-    effect.scriptedEffect.setNodeReference(
-        "ROI", scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (36, 22, 10), "roi")
-    )
+    roi = scenes.add_roi(slicer.mrmlScene, (22.5, 18.5, 5.5), (36, 22, 10), "roi")
+    effect.scriptedEffect.setNodeReference("ROI", roi)
     effect.scriptedEffect.setParameter("Scope", "roi")
     drag(effect)
     finish(effect, runner)
@@ -220,6 +219,16 @@ def test_clicks_go_through_all_slices_of_the_roi_and_a_box_may_still_be_dragged(
     assert (segment(segmentation) != wanted).sum() <= 0.12 * wanted.sum()
     slicer.modules.segmenteditor.widgetRepresentation().editor.undo()
     assert not segment(segmentation).any()
+
+    # A box that isn't drawn yet takes no click.
+    undrawn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "undrawn")
+    effect.scriptedEffect.setNodeReference("ROI", undrawn)
+    shown = []
+    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **options: shown.append(text))
+    click(effect, OTHER, ctrl=True)
+    assert "has no extent" in shown[0]
+    assert effect._clicks.points == ()
+    effect.scriptedEffect.setNodeReference("ROI", roi)
 
     # Clicks for one ROI aren't clicks for another, nor for another volume.
     click(effect, OTHER, ctrl=True)

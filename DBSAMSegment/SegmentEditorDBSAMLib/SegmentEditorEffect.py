@@ -225,6 +225,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
 
     def onClick(self, viewWidget, xy, include):
         """Takes a click on the volume's slice under the view, and previews the slice that it belongs to."""
+        from dataclasses import replace
+
         from DBSAMSegmentLib.Mrml.Geometry import volumeGeometry
         from DBSAMSegmentLib.Mrml.Requests import sliceOf
         from DBSAMSegmentLib.Mrml.SliceViews import AXIS_LETTERS, describe, pointOfClick
@@ -250,13 +252,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
             text = _("The box is on slice {axis} = {index}, this click on {other}: click there, or drag a box here.")
             self._status(text.format(axis=AXIS_LETTERS[axis], index=self._boxes["index"], other=index))
             return
+        request = self._roiRequest() if throughRoi else self._sliceRequest()  # refused before the click counts
         said = [] if viewed.aligned else [describe(viewed, volumeNode)]
         if not include and self.scriptedEffect.parameter("Mode") == "add":
             said.append(_("What the segment has already stays, as the result is added: Replace takes it out."))
         self._status(" ".join(said))
         self._roiOfClicks = self._roi()
         self._clicks.add(point, volumeNode, axis, sliceWidgets())
-        self._previewSlice(self._roiRequest() if throughRoi else self._sliceRequest(), index)
+        self._previewSlice(replace(request, points=self._clicks.points), index)
 
     def onBack(self):
         """Takes back the last click; without one, drops the preview."""
