@@ -12,8 +12,10 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -64,10 +66,11 @@ def render(folder: Path) -> list[Path]:
 
     from DBSAMSegmentLib.Panel.WeightsDialog import WeightsDialog
 
-    dialog = WeightsDialog()
-    dialog.selectModel("sam")
-    pictures.append(host.grab(dialog, folder / "weights.png", 900, 360))
-    dialog.shutDown()
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, DBSAM_CACHE=cache):
+        dialog = WeightsDialog()  # as on a computer without downloads, whose folders are nobody's business
+        dialog.selectModel("sam")
+        pictures.append(host.grab(dialog, folder / "weights.png", 900, 360))
+        dialog.shutDown()
     if widget.logic.runner.takesClicks("compact"):
         pictures.append(renderClick(widget, folder / "clicks.png", "compact"))
     host.close_module("DBSAMSegment")

@@ -388,8 +388,8 @@ def test_a_model_without_clicks_says_what_to_do_and_leaves_them_out(panel, shown
     assert not panel.ui.includeButton.enabled
     assert not panel.ui.excludeButton.enabled
     assert panel.ui.clicksLabel.text == (
-        "The model compact wasn't trained with clicks, so that they are off. Correct the box on the slice, or choose a"
-        " model that takes clicks. Apply leaves them out."
+        "The model compact wasn't trained with clicks, so these tools are off. Correct the box on the slice instead, or"
+        " choose a model that takes clicks. Apply leaves them out."
     )
     apply(panel)
     assert found(panel)[two_parts()[1]].any()

@@ -267,8 +267,8 @@ class Clicks(VTKObservationMixin):
             return _("Clicks correct one structure: check one box only.")
         if not self._runner.takesClicks(parameters.model):
             return _(
-                "The model {model} wasn't trained with clicks, so that they are off. Correct the box on the slice, or"
-                " choose a model that takes clicks."
+                "The model {model} wasn't trained with clicks, so these tools are off. Correct the box on the slice"
+                " instead, or choose a model that takes clicks."
             ).format(model=parameters.model)
         return ""
 

@@ -80,8 +80,9 @@ class WeightsDialog(qt.QDialog):
                 if entry.remote is not None:
                     place = _("no")
             seconds = self._pace.secondsPerSlice(entry.name, "cpu")
-            purpose = _("{purpose} About {seconds:.1g} s a slice on this computer's processor.").format(
-                purpose=entry.purpose, seconds=seconds
+            purpose = _("{purpose} About {seconds:g} s a slice on this computer's processor.").format(
+                purpose=entry.purpose,
+                seconds=float(f"{seconds:.1g}"),  # of ten and more, `.1g` alone makes powers of ten
             )
             size = megabytes(status.size_bytes)
             texts = (entry.title, place, size, purpose, entry.licence or "-", entry.source)

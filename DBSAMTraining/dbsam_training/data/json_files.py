@@ -24,8 +24,8 @@ def read_json(path: Path, error: type[Exception] = ValueError, advice: str = "")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}. {advice}".rstrip()) from problem
-    except (ValueError, RecursionError) as problem:  # no JSON, no UTF-8, numbers of thousands of digits
-        raise error(f"{path} is not valid JSON: {problem}. {advice}".rstrip()) from problem
+    except (ValueError, RecursionError) as damage:  # no JSON, no UTF-8, numbers of thousands of digits
+        raise error(f"{path} is not valid JSON: {damage}. {advice}".rstrip()) from damage
 
 
 def write_json(path: Path, content: Any) -> None:
