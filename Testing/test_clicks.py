@@ -259,7 +259,7 @@ def test_a_rotated_box_is_widened_to_the_rectangle_round_the_click() -> None:
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [
-        ([click(60, 10, 6)], {}, r"voxel \[60.0, 10.0, 6.0\] of \(48, 48, 13\)"),
+        ([click(60, 10, 6)], {}, r"voxel \[60.0, 10.0, 6.0\] lies outside the volume of \(48, 48, 13\)"),
         ([PointPrompt((float("nan"), 0, 0))], {}, "outside the volume"),
         ([], {}, "no click"),
         ([click(10, 10, 6)], {"spread": "head"}, "Unknown spread 'head': use slice, both"),

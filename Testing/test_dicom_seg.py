@@ -61,9 +61,10 @@ def test_each_segment_lies_where_another_reader_looks_for_it(tmp_path, form):
 def test_a_case_ends_in_a_segmentation_that_refers_to_its_slices(tmp_path):
     paths = write_series(tmp_path / "ct", frames_along_z(range(0, 18, 3), (40, 50)))
     case = Case(tmp_path / "ct", tmp_path / "ct" / "out.dcm", boxes_ijk=((5, 6, 1, 20, 30, 3),))
-    run_case(case, ThresholdPredictor)
+    run_case(case, ThresholdPredictor, model="/weights/my liver.safetensors")
     seg = pydicom.dcmread(case.output)
     assert seg.Modality == "SEG"
+    assert seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "my liver"
     referred = {
         str(item.ReferencedSOPInstanceUID) for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     }

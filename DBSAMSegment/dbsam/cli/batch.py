@@ -124,9 +124,9 @@ def run_batch(
 
     ended: Generator[tuple[tuple[int, Case], Callable[[], dict[str, Any]]], None, None]
     if workers is None:
-        ended = ((task, partial(run_case, task[1], model.load, progress, cancel)) for task in left())
+        ended = ((task, partial(run_case, task[1], model.load, progress, cancel, model.name)) for task in left())
     else:
-        ended = workers.run(partial(_run_on_worker, pickle.dumps(model.load)), left(), cancel)
+        ended = workers.run(partial(_run_on_worker, pickle.dumps(model.load), model.name), left(), cancel)
     with closing(ended):
         for (number, case), finish in ended:
             key, inputs = str(case.output), before.pop(number)
@@ -154,8 +154,8 @@ def run_batch(
     return summary
 
 
-def _run_on_worker(get_predictor: bytes, task: tuple[int, Case]) -> dict[str, Any]:
-    return run_case(task[1], partial(_kept_predictor, get_predictor))
+def _run_on_worker(get_predictor: bytes, model: str, task: tuple[int, Case]) -> dict[str, Any]:
+    return run_case(task[1], partial(_kept_predictor, get_predictor), model=model)
 
 
 @lru_cache(maxsize=1)

@@ -109,6 +109,7 @@ def run_case(
     get_predictor: Callable[[], SlicePredictor],
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    model: str = "DB-SAM",
 ) -> dict[str, Any]:
     """Segment one case and write its files.
 
@@ -117,6 +118,7 @@ def run_case(
         get_predictor: Returns the model; called once the inputs have been read, so that a wrong path is told first.
         progress: Called with each step.
         cancel: Ends the work; nothing is written then.
+        model: The model's name or path: a DICOM segmentation names what made it.
 
     Returns:
         A report of JSON-ready values: files, seconds, and for each segment its size, intensity window and slices.
@@ -173,7 +175,7 @@ def run_case(
     if _is_segmentation(case.output):
         write_segmentation(case.output, segments, volume.geometry)
     elif _is_dicom_seg(case.output):
-        write_dicom_seg(case.output, segments, volume.geometry, case.volume, _choice(case))
+        write_dicom_seg(case.output, segments, volume.geometry, case.volume, _choice(case), Path(model).stem)
     else:
         _warn_of_overlap(segments, volume)
         write_labelmap(case.output, combine_segments(segments, volume.geometry), volume.geometry)

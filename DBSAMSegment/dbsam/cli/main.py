@@ -349,7 +349,9 @@ def _segment(arguments: argparse.Namespace, cancel: CancelToken) -> ExitCode:
         arguments.parser.error(str(error))
     model = _ModelOnDemand(arguments, cancel)
     with ProgressBar(case.volume.name, arguments.quiet) as bar:
-        report = {"model": arguments.model} | run_case(case, model, bar, cancel) | {"device": model.device}
+        report = (
+            {"model": arguments.model} | run_case(case, model, bar, cancel, arguments.model) | {"device": model.device}
+        )
     if arguments.json:
         print(json.dumps(report, indent=2))
     elif not arguments.quiet:

@@ -10,7 +10,8 @@ from dbsam.inference.embedding_cache import EmbeddingKey
 from dbsam.inference.predictor import DecodedMasks
 from dbsam.preprocess.prompts import SlicePoint
 
-DEFAULT_MAX_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
+"""Limit of the logits' memory."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,9 @@ class DecodedKey:
 
 
 class DecodedCache:
-    """Logits of single prompts, the least recently used of which give way. All methods are thread-safe.
+    """Logits of single prompts, the least recently used of which give way. All methods are thread-safe."""
 
-    Args:
-        max_bytes: Limit of the logits' memory, in bytes.
-    """
-
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._decoded: OrderedDict[DecodedKey, DecodedMasks] = OrderedDict()
         self._nbytes = 0
@@ -56,5 +52,5 @@ class DecodedCache:
                 self._nbytes -= self._decoded.pop(key).logits.nbytes
             self._decoded[key] = decoded
             self._nbytes += decoded.logits.nbytes
-            while self._nbytes > self._max_bytes:
+            while self._nbytes > MAX_BYTES:
                 self._nbytes -= self._decoded.popitem(last=False)[1].logits.nbytes

@@ -78,7 +78,9 @@ def write_dicom_seg(
     masks = np.zeros((*geometry.shape_KJI, len(segments)), np.uint8)
     for number, segment in enumerate(segments):
         masks[..., number][segment.slices_KJI(geometry)][segment.mask_KJI != 0] = 1
-    made_by = highdicom.AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, __version__)
+    made_by = highdicom.AlgorithmIdentificationSequence(
+        model[:_LONGEST_LABEL], codes.cid7162.ArtificialIntelligence, __version__
+    )
     described = [
         highdicom.seg.SegmentDescription(
             number,
@@ -104,7 +106,7 @@ def write_dicom_seg(
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer="DB-SAM",
-            manufacturer_model_name=model,
+            manufacturer_model_name=model[:_LONGEST_LABEL],
             software_versions=__version__,
             device_serial_number="none",
             plane_positions=[

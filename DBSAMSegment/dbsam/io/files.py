@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = ".dbsam-"
 _LOCK = ".lock"
+_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -169,7 +170,7 @@ def check_place(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path, cancel: CancelToken | None = None, poll_seconds: float = 0.1) -> Iterator[None]:
+def exclusive_lock(path: Path, cancel: CancelToken | None = None) -> Iterator[None]:
     """Hold the lock file `path` while the block runs, waiting for whoever holds it.
 
     The operating system drops the lock when its holder ends, however it ends, so a lock file left behind by a crash
@@ -178,7 +179,6 @@ def exclusive_lock(path: Path, cancel: CancelToken | None = None, poll_seconds: 
     Args:
         path: The lock file; made if absent.
         cancel: Ends the waiting when cancelled.
-        poll_seconds: How often a held lock is tried again.
 
     Raises:
         Cancelled: `cancel` was cancelled while waiting.
@@ -196,7 +196,7 @@ def exclusive_lock(path: Path, cancel: CancelToken | None = None, poll_seconds: 
             if not waited:
                 logger.info("Another process holds %s: waiting for it.", path)
             waited = True
-            time.sleep(poll_seconds)
+            time.sleep(_POLL_SECONDS)
         except NotImplementedError as error:  # some network drives have no locks
             logger.warning("No lock on %s (%s): do not start the same work twice at once.", path, error)
             break

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_LEAST_PIXELS = 16.0
+
 
 @dataclass(frozen=True)
 class Region:
@@ -50,16 +52,13 @@ class Region:
         return (np.asarray(points_xy, dtype=np.float64) - [self.x0, self.y0]) * scale - 0.5
 
 
-def box_region(
-    box_xyxy: NDArray[np.floating], spacing_xy: tuple[float, float], context: float, minimum_pixels: float = 16.0
-) -> Region:
-    """The physically square region round a box.
+def box_region(box_xyxy: NDArray[np.floating], spacing_xy: tuple[float, float], context: float) -> Region:
+    """The physically square region round a box, at least 16 pixels of the finer spacing wide.
 
     Args:
         box_xyxy: Box on the slice, in pixels.
         spacing_xy: Pixel spacing in mm; only the ratio matters.
         context: Side of the region over the longer side of the box.
-        minimum_pixels: Least side, in pixels of the finer spacing.
 
     Returns:
         The region, centred on the box.
@@ -67,7 +66,7 @@ def box_region(
     x0, y0, x1, y1 = (float(v) for v in box_xyxy)
     finest = min(spacing_xy)
     side_mm = max((x1 - x0) * spacing_xy[0], (y1 - y0) * spacing_xy[1]) * context
-    side_mm = max(side_mm, minimum_pixels * finest)
+    side_mm = max(side_mm, _LEAST_PIXELS * finest)
     half_x, half_y = side_mm / spacing_xy[0] / 2, side_mm / spacing_xy[1] / 2
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
     return Region(centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)

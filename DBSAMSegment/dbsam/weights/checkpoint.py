@@ -196,32 +196,23 @@ def load_sam(path: Path | str, config: DBSAMConfig) -> DBSAM:
     return model.eval()
 
 
-def load_base(
-    model: DBSAM,
-    path: Path | str,
-    expected_sha256: str | None = None,
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
-) -> str:
+def load_base(model: DBSAM, path: Path | str, expected_sha256: str | None = None) -> str:
     """Put SAM's weights into a network, under the parts that are not SAM's; how a training starts.
 
     Args:
         model: The network; unchanged if anything is wrong.
         path: SAM's or MedSAM's `.pth` file.
         expected_sha256: Refuse a file of another digest.
-        progress: Called while the digest is computed.
-        cancel: Ends that computation.
 
     Returns:
         SHA-256 of the file, for the checkpoint's `BaseReference`.
 
     Raises:
         CheckpointError: The file's weights are not a SAM's of the network's sizes.
-        Cancelled: `cancel` was cancelled.
     """
-    tensors = read_base(path, model.config, expected_sha256, progress, cancel)
+    tensors = read_base(path, model.config, expected_sha256)
     model.load_state_dict(tensors, strict=False)
-    return remembered_digest(Path(path), "sha256", progress, cancel)
+    return remembered_digest(Path(path), "sha256")
 
 
 def pickled_system(path: Path) -> str:

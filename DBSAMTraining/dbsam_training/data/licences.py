@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import yaml
 
@@ -12,17 +11,18 @@ from dbsam_training.resources import resource_folder
 from dbsam_training.schema import SettingError
 
 
-def is_open(stated: str, licence_file: Path | None = None) -> bool:
+def is_open(stated: str) -> bool:
     """Whether a licence, as a data set states it, is in the list of those that allow any use.
 
     Raises:
         SettingError: The list is no list of licences.
     """
-    return _normalised(stated) in _open_licences(licence_file or resource_folder("Registry") / "open-licences.yaml")
+    return _normalised(stated) in _open_licences()
 
 
-@lru_cache(4)
-def _open_licences(path: Path) -> frozenset[str]:
+@lru_cache(1)
+def _open_licences() -> frozenset[str]:
+    path = resource_folder("Registry") / "open-licences.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     licences = content.get("licences") if isinstance(content, dict) else None
     if not isinstance(licences, list):

@@ -97,7 +97,7 @@ def group_by(items: Sequence[Item], key: Callable[[Item], Key]) -> dict[Key, lis
     return groups
 
 
-def mean_over_datasets(rows: Sequence[Row], metric: str, seed: int = 0) -> Mean:
+def mean_over_datasets(rows: Sequence[Row], metric: str) -> Mean:
     """Mean over data sets of each data set's mean over its objects, with a bootstrap interval.
 
     The bootstrap resamples the cases within each data set, because the objects of one image are not independent. It
@@ -106,22 +106,20 @@ def mean_over_datasets(rows: Sequence[Row], metric: str, seed: int = 0) -> Mean:
     Args:
         rows: of one model and prompt, at least one.
         metric: "dsc" or "nsd".
-        seed: of the resampling.
     """
     scores = [(row.dataset, row.case, float(getattr(row, metric))) for row in rows]
-    value, low, high = _clustered_mean(scores, seed)
+    value, low, high = _clustered_mean(scores)
     cases = len({(dataset, case) for dataset, case, _ in scores})
     objects = len({(row.dataset, row.case, row.structure) for row in rows})
     return Mean(value, low, high, len({row.dataset for row in rows}), cases, objects)
 
 
-def compare_models(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Comparison]:
+def compare_models(rows: Sequence[Row], metric: str) -> list[Comparison]:
     """Compares every pair of models on the objects that both have scores for.
 
     Args:
         rows: of one prompt.
         metric: "dsc" or "nsd".
-        seed: of the resampling.
 
     Returns:
         One comparison per pair with common objects, `model` being the one that comes later in `rows`.
@@ -136,7 +134,7 @@ def compare_models(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Comp
         if not common:
             continue
         differences = [(key[0], key[1], by_model[model][key] - by_model[other][key]) for key in common]
-        value, low, high = _clustered_mean(differences, seed)
+        value, low, high = _clustered_mean(differences)
         per_case = _case_means(differences)
         p_value = float(stats.wilcoxon(per_case).pvalue) if np.any(per_case) else 1.0
         comparisons.append(Comparison(model, other, metric, value, low, high, len(per_case), p_value, p_value))
@@ -150,12 +148,12 @@ def _case_means(scores: Sequence[tuple[str, str, float]]) -> NDArray[np.float64]
     return np.array([np.mean(values) for values in per_case.values()])
 
 
-def _clustered_mean(scores: Sequence[tuple[str, str, float]], seed: int) -> tuple[float, float, float]:
+def _clustered_mean(scores: Sequence[tuple[str, str, float]]) -> tuple[float, float, float]:
     """Mean over data sets of (data set, case, score) and its bootstrap interval."""
     datasets: dict[str, dict[str, list[float]]] = {}
     for dataset, case, score in scores:
         datasets.setdefault(dataset, {}).setdefault(case, []).append(score)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means, resampled = [], np.zeros(RESAMPLES)
     for cases in datasets.values():
         sums = np.array([sum(values) for values in cases.values()])
