@@ -38,6 +38,12 @@ class ThresholdSettings:
         self.values[name] = _plain(value)
         self._write()
 
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__.get("values", {})
+        if name not in values:
+            raise AttributeError(f"the rule wasn't given any {name}")
+        return values[name]
+
     def _write(self) -> None:
         beside = self.file.with_suffix(".new")
         beside.write_text(json.dumps({"log": str(self.log), "values": self.values}), encoding="utf-8")
@@ -69,7 +75,7 @@ class ThresholdInWorker:
         self.predictor = predictor or ThresholdSettings("slice")
 
     def takesClicks(self, model: str) -> bool:
-        return self.predictor.values.get("takes_points", True)
+        return getattr(self.predictor, "takes_points", True)
 
     @property
     def predictor(self) -> ThresholdSettings:
