@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import LPS_FROM_RAS, ImageGeometry
+from dbsam.geometry.plane_cut import FloatArray
 from dbsam.io.image_file import (
     Choice,
     ImageFile,
@@ -152,7 +153,8 @@ def read_nrrd(path: Path, choice: Choice) -> ImageFile:
     what = f"values a voxel, of the kind {others[0][0]!r}" if others else "values a voxel"
     has_spacing = "space directions" in fields or "spacings" in fields
     found = _image_file(path, image, choice, is_colour, what, scale, has_spacing)
-    return replace(found, position_known=placed)
+    frame = _nrrd_frame(fields, kinds, scale) if placed else None
+    return replace(found, position_known=placed, ijk_to_ras=found.ijk_to_ras if frame is None else frame)
 
 
 def read_metaimage(path: Path, choice: Choice) -> ImageFile:
@@ -358,6 +360,23 @@ def _warn_of_no_place(path: Path) -> None:
         "%s: does not say where it lies; its axes are taken for left, posterior, superior, its origin for 0, where "
         "nothing is stated, and boxes are to be given in voxels.", path,
     )  # fmt: skip
+
+
+def _nrrd_frame(fields: Mapping[str, str], kinds: Sequence[str], scale: Sequence[float]) -> FloatArray | None:
+    """The affine to RAS that a checked header states; None where not three axes lie in space.
+
+    Not ITK's: up to SimpleITK 2.5.0 that takes left-anterior-superior for right-anterior-superior.
+    """
+    axes = [vector for kind, vector in zip(kinds, _vectors(fields), strict=True) if kind in _SPATIAL_KINDS]
+    columns = [vector[:3] for vector in (*axes, _vector(fields["space origin"])) if vector]  # a fourth counts times
+    if [len(column) for column in columns] != [3] * 4:
+        return None
+    space = fields["space"].lower()
+    right, anterior = (word[0] for word in (space.split("-") if "-" in space else space)[:2])
+    signs = np.array([1 if right == "r" else -1, 1 if anterior == "a" else -1, 1])
+    frame = np.eye(4)
+    frame[:3] = np.column_stack(columns) * (signs * scale)[:, None]
+    return frame
 
 
 def _nrrd_scale(path: Path, fields: Mapping[str, str], kinds: Sequence[str]) -> list[float]:
