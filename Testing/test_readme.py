@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dbsam.cli.main
+import dbsam_training.cli
 from dbsam.cli.main import ExitCode
 from dbsam.io.images import read_labelmap, read_volume, write_png
 from dbsam.weights.load import find_weights
@@ -19,9 +21,13 @@ from dbsam.weights.load import find_weights
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("command-line.md", "python.md")]
-SLICER = (ROOT / "docs/slicer.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 SAMPLE = ROOT / "Resources" / "Sample"
+PROSE = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("DBSAM*/*.md"), *ROOT.glob("DBSAM*/Resources/*/*.md")]
+)
+# Options of other programs: of Slicer, torchrun, dask and the store's packing script.
+OTHERS = {"--help", "--no-main-window", "--no-splash", "--python-script", "--nproc-per-node", "--nthreads", "--quality"}
 
 needs_weights = pytest.mark.skipif(find_weights("compact") is None, reason="no compact weights in this checkout")
 
@@ -89,10 +95,36 @@ def test_the_two_commands_are_targets_of_the_makefile():
     assert {"demo", "test"} <= set(targets)
 
 
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_within_the_repository_lead_somewhere(page):
+    links = re.findall(r"\]\(((?!https?:)[^)]+)\)", page.read_text(encoding="utf-8"))
+    dead = []
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (heading and heading not in anchors(target)):
+            dead.append(link)
+    assert dead == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize(
-    ("text", "folder"), [(README, ROOT), *((page, ROOT / "docs") for page in (TUTORIAL, SLICER, *PAGES))]
+    ("page", "main", "commands"),
+    [
+        ("docs/command-line.md", dbsam.cli.main.main, ("segment", "batch")),
+        ("DBSAMTraining/README.md", dbsam_training.cli.main, ("prepare", "fit", "export", "evaluate")),
+    ],
 )
-def test_links_within_the_repository_lead_somewhere(text, folder):
-    links = re.findall(r"\]\(((?!https?:|#)[^)]+)\)", text)
-    assert links
-    assert [link for link in links if not (folder / link.partition("#")[0]).exists()] == []
+def test_the_options_that_a_page_names_are_those_of_the_commands(page, main, commands, capsys):
+    for command in commands:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", (ROOT / page).read_text(encoding="utf-8")))
+    assert len(named) > 8
+    assert named - known - OTHERS == set()
