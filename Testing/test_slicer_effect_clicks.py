@@ -162,6 +162,9 @@ def test_shift_stays_slicers_and_clicks_are_marked_until_they_are_applied(stage)
     marks = next(one for one in effect._clicks._marks if one._sliceNode is red().mrmlSliceNode())
     excluded = marks._kinds[1][0]
     assert excluded.GetNumberOfLines() == 2
+    node = red().mrmlSliceNode()
+    node.SetSliceOffset(node.GetSliceOffset() + 0.4)  # still the same slice
+    assert excluded.GetNumberOfLines() == 2
     look_at(volume, 7)
     assert excluded.GetNumberOfLines() == 0
     look_at(volume, 5)

@@ -11,6 +11,7 @@ import vtk
 
 from ..Mrml.Geometry import arrayFromMatrix, matrixBetween, volumeGeometry
 from ..Mrml.Requests import sliceOf
+from ..Mrml.SliceViews import viewedSlice
 
 if TYPE_CHECKING:
     from dbsam.preprocess.prompts import PointPrompt
@@ -62,15 +63,16 @@ class EffectClicks:
             marks.close()
         self._marks = []
         if self.points and self._volume is not None:
-            toWorld = matrixBetween(self._volume, None)
-            placed = [((toWorld @ [*point.position_ras, 1])[:3], point.include) for point in self.points]
-            self._marks = [_Marks(widget, placed) for widget in sliceWidgets]
+            self._marks = [_Marks(widget, self._volume, self.points) for widget in sliceWidgets]
 
 
 class _Marks:
-    """Crosses in one view, where it shows the plane that a click was made in; they follow as the view is moved."""
+    """Crosses in one view, where it shows the slice that a click was made on; they follow as the view is moved."""
 
-    def __init__(self, sliceWidget: Any, placed: Sequence[tuple[np.ndarray, bool]]) -> None:
+    def __init__(
+        self, sliceWidget: Any, volumeNode: slicer.vtkMRMLScalarVolumeNode, points: Sequence[PointPrompt]
+    ) -> None:
+        self._volume = volumeNode
         self._view = sliceWidget.sliceView()
         self._renderer = self._view.renderWindow().GetRenderers().GetFirstRenderer()
         self._sliceNode = sliceWidget.mrmlSliceNode()
@@ -82,7 +84,7 @@ class _Marks:
             actor.GetProperty().SetColor(*color)
             actor.GetProperty().SetLineWidth(2)
             self._renderer.AddViewProp(actor)
-            self._kinds.append((lines, actor, [position for position, isIncluded in placed if isIncluded is include]))
+            self._kinds.append((lines, actor, [point for point in points if point.include is include]))
         self._tag = self._sliceNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self._place)
         self._place()
 
@@ -94,12 +96,18 @@ class _Marks:
         self._view.scheduleRender()
 
     def _place(self, *_: object) -> None:
-        toXy = np.linalg.inv(arrayFromMatrix(self._sliceNode.GetXYToRAS()))
-        for lines, _, positions in self._kinds:
+        if self._volume.GetScene() is None:
+            return  # the effect lets go of it presently
+        geometry = volumeGeometry(self._volume)
+        viewed = viewedSlice(self._sliceNode, self._volume)
+        toXy = np.linalg.inv(arrayFromMatrix(self._sliceNode.GetXYToRAS())) @ matrixBetween(self._volume, None)
+        for lines, _, clicks in self._kinds:
             points, cells = vtk.vtkPoints(), vtk.vtkCellArray()
-            for position in positions:
-                x, y, depth = (toXy @ [*position, 1])[:3]
-                if abs(depth) > 0.5:  # half the thickness that the view shows
+            for click in clicks:
+                x, y, depth_mm = (toXy @ [*click.position_ras, 1])[:3]
+                # An aligned view shows a slice wherever it cuts it.
+                onSlice = sliceOf(click, geometry, viewed.axis) == viewed.index
+                if not (onSlice if viewed.aligned else abs(depth_mm) <= min(geometry.spacing_mm) / 2):
                     continue
                 for dx, dy in ((_ARM_PIXELS, 0), (0, _ARM_PIXELS)):
                     cells.InsertNextCell(2)
