@@ -112,7 +112,8 @@ def attend_by_extra_channels(qkv: Tensor, table_h: Tensor, table_w: Tensor, scal
     dim, extra = query.shape[-1], sum(grid_hw)
     blank = -(dim + extra) % 8
     biases = [_biases(query, table / scale, side) for side, table in enumerate((table_h, table_w))]
-    rows, columns = (torch.eye(side, dtype=key.dtype, device=key.device) for side in grid_hw)
+    # Made in 32 bits: torch 2.1 makes none in bfloat16.
+    rows, columns = (torch.eye(side, device=key.device).to(key.dtype) for side in grid_hw)
     places = [rows[:, None, None].expand(*key.shape[:-1], -1), columns[:, None].expand(*key.shape[:-1], -1)]
     unused = query.new_zeros(1).expand(*query.shape[:-1], extra + blank)
     query = torch.cat([query, *biases, unused[..., :blank]], -1)

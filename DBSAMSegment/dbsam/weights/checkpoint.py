@@ -276,8 +276,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _load_pickle(path: Path) -> object:
     """What torch.save wrote, without running code from it."""
     try:
-        # Mapped, a zip archive is not held in memory beside the network it is copied to.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # Mapped, a zip archive is not held in memory beside the network it is copied to; torch 2.1 maps no Path.
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a file of plain weights, and what else is in it is not executed: {_first_line(error)} "
