@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,4 +52,28 @@ def opened_module(predictor: ThresholdSettings) -> Iterator[Any]:
     widget.logic.runner.worker.predictors = ThresholdInWorker(predictor)
     yield widget
     host.close_module("DBSAMSegment")
+    host.new_scene()
+
+
+@contextmanager
+def active_effect(make_volume: Callable[[], Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """The effect, active on the first of two empty segments: (volume, segmentation, effect, runner)."""
+    host.start()
+    scene = host.new_scene()
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
+    if slicer.app.moduleManager().module("SegmentEditorDBSAM") is None:
+        host.load_module(host.MODULES["SegmentEditorDBSAM"])
+        host.complete_startup()
+    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
+
+    volume = make_volume()
+    segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
+    runner = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", size=48)))
+    effect = host.activate_effect("DB-SAM", segmentation, volume, "target").self()
+    effect.setRunner(runner)
+    yield volume, segmentation, effect, runner
+    effect.onCancel()
+    effect.onCancel()  # a run, then the preview
+    host.activate_effect("")
+    runner.close()
     host.new_scene()

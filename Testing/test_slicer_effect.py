@@ -15,32 +15,14 @@ from DBSAMSegmentLib.Mrml.SliceViews import showSlice
 from DBSAMSegmentLib.Mrml.Views import sliceWidgets
 from DBSAMSegmentLib.Write.SegmentWriter import SegmentMask
 from masking_rules import EDITED, HIDDEN, MASK_MODES, OVERWRITE, VISIBLE, expected_state
-from slicer_stage import SHAPE, block_mask, block_roi, block_volume
-from threshold_worker import ThresholdInWorker, ThresholdSettings
+from slicer_stage import SHAPE, active_effect, block_mask, block_roi, block_volume
 
 
 @pytest.fixture
 def stage():
     """A volume with a bright block, a segmentation with two segments, the effect active on the first."""
-    host.start()
-    scene = host.new_scene()
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
-    if slicer.app.moduleManager().module("SegmentEditorDBSAM") is None:
-        host.load_module(host.MODULES["SegmentEditorDBSAM"])
-        host.complete_startup()
-    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
-
-    block, volume = block_mask(), block_volume("volume")
-    segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
-    runner = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", size=48)))
-    adaptor = host.activate_effect("DB-SAM", segmentation, volume, "target")
-    effect = adaptor.self()
-    effect.setRunner(runner)
-    yield scene, volume, segmentation, block, effect, runner
-    effect.onCancel()
-    host.activate_effect("")
-    runner.close()
-    host.new_scene()
+    with active_effect(lambda: block_volume("volume")) as (volume, segmentation, effect, runner):
+        yield slicer.mrmlScene, volume, segmentation, block_mask(), effect, runner
 
 
 def segment(segmentation, name="target", shape=SHAPE):

@@ -13,8 +13,7 @@ import slicer
 import slicer_scene as scenes
 import vtk
 from DBSAMSegmentLib.Mrml.SliceViews import showSlice
-from slicer_stage import SHAPE, two_part_volume, two_parts
-from threshold_worker import ThresholdInWorker, ThresholdSettings
+from slicer_stage import SHAPE, active_effect, two_part_volume, two_parts
 
 BOX = (5.5, 7.5, 40.5, 30.5)
 OTHER, WANTED = (34, 19), (15, 19)  # in the part that doesn't belong, and in the one that does
@@ -23,26 +22,9 @@ OTHER, WANTED = (34, 19), (15, 19)  # in the part that doesn't belong, and in th
 @pytest.fixture
 def stage():
     """A volume with two bright parts in the Red view at slice 5, the effect active on an empty segment."""
-    host.start()
-    scene = host.new_scene()
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # the application's scene always has it
-    if slicer.app.moduleManager().module("SegmentEditorDBSAM") is None:
-        host.load_module(host.MODULES["SegmentEditorDBSAM"])
-        host.complete_startup()
-    from DBSAMSegmentLib.Run.Runner import SegmentationRunner
-
-    volume = two_part_volume()
-    segmentation = scenes.add_segmentation(scene, volume, ["target", "other"])
-    runner = SegmentationRunner(scene, ThresholdInWorker(ThresholdSettings("slice", size=48)))
-    effect = host.activate_effect("DB-SAM", segmentation, volume, "target").self()
-    effect.setRunner(runner)
-    look_at(volume, 5)
-    yield volume, segmentation, effect, runner
-    effect.onCancel()
-    effect.onCancel()
-    host.activate_effect("")
-    runner.close()
-    host.new_scene()
+    with active_effect(two_part_volume) as staged:
+        look_at(staged[0], 5)
+        yield staged
 
 
 def red():
