@@ -21,7 +21,6 @@ from dbsam.modeling.dbsam import DBSAM
 from dbsam.weights.checkpoint import load_checkpoint, save_checkpoint
 from dbsam_training.batches.sampling import Sampler, learning_rate_at
 from dbsam_training.data.nnunet import RawDataset
-from dbsam_training.recipe import with_run
 from dbsam_training.schema import SettingError
 from dbsam_training.store.format import TrainingStore
 from dbsam_training.store.prepare import prepare
@@ -424,8 +423,9 @@ def test_a_run_does_not_go_on_with_another_base_of_the_same_name(store, tmp_path
     with torch.no_grad():
         model.mask_decoder.iou_token.weight.add_(1)
     save_checkpoint(base, model, info)
+    longer = replace(recipe, run=replace(recipe.run, steps=3))
     with pytest.raises(SettingError, match=r"on other weights than '.*base\.safetensors' names now: their SHA-256"):
-        train(with_run(recipe, steps=3), [store], tmp_path / "run")
+        train(longer, [store], tmp_path / "run")
     base.write_bytes(former)
-    train(with_run(recipe, steps=3), [store], tmp_path / "run")
+    train(longer, [store], tmp_path / "run")
     assert read_state(tmp_path / "run/last.pt")["step"] == 3

@@ -126,7 +126,7 @@ def test_a_digest_is_computed_where_nothing_can_be_remembered(tmp_path: Path, ca
 
 def test_sam_loads_strictly_from_the_cache_folder(published_sam: Path) -> None:
     loaded = load_model("sam", device="cpu", download=False)
-    state = torch.load(published_sam, weights_only=True, mmap=True)
+    state = torch.load(str(published_sam), weights_only=True, mmap=True)
     assert loaded.model.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
     assert (loaded.info.name, loaded.info.licence, loaded.path) == ("sam", "Apache-2.0", published_sam)

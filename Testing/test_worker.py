@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from processes import has_ended, is_running
 from threshold_predictor import ThresholdPredictor
 from threshold_worker import ThresholdInWorker, ThresholdSettings
@@ -20,7 +22,7 @@ from dbsam.inference.segmenter import VolumeSegmenter
 from dbsam.preprocess.volume import Volume
 from dbsam.progress import CancelToken
 from dbsam.worker.channel import framed
-from dbsam.worker.client import STARTING, Job, UnchangingVoxels, WorkerClient, WorkerEnded, WorkerError
+from dbsam.worker.client import STARTING, Job, WorkerClient, WorkerEnded, WorkerError
 from dbsam.worker.networks import Networks, is_memory_full
 from dbsam.worker.protocol import (
     VERSION,
@@ -68,6 +70,26 @@ def heeding_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class UnchangingVoxels:
+    volume: Volume
+
+    @property
+    def identity(self) -> str:
+        return self.volume.identity
+
+    @property
+    def geometry(self) -> ImageGeometry:
+        return self.volume.geometry
+
+    @property
+    def voxels(self) -> NDArray[np.generic]:
+        return self.volume.voxels
+
+    def changed(self) -> bool:
+        return False
 
 
 def client_of(rule, **options):

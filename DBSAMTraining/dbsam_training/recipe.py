@@ -6,7 +6,7 @@ A recipe may start from another one by `extends: NAME`; mappings are merged, eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -354,11 +354,6 @@ def find_recipe(name_or_path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"There is no recipe {name_or_path}{closest(path.stem, recipe_names())}.")
-
-
-def with_run(recipe: Recipe, **changes: Any) -> Recipe:
-    """The same recipe with other settings of its run."""
-    return replace(recipe, run=replace(recipe.run, **changes))
 
 
 def _refuse_old_names(values: Mapping[str, Any]) -> None:

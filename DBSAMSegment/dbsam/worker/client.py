@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbsam.geometry.grid import ImageGeometry
-from dbsam.preprocess.volume import Volume
 from dbsam.progress import CancelToken, Progress
 from dbsam.worker.channel import Channel
 from dbsam.worker.keys import KEY_VARIABLE, is_proof, new_key, new_nonce, proof
@@ -111,32 +110,6 @@ class VoxelSource(Protocol):
 
     def changed(self) -> bool:
         """Whether the voxels are no longer those that the identity stands for, so that they must not be read."""
-
-
-@dataclass(frozen=True)
-class UnchangingVoxels:
-    """A volume of the library, which doesn't change while it is in use."""
-
-    volume: Volume
-
-    @property
-    def identity(self) -> str:
-        """The volume's."""
-        return self.volume.identity
-
-    @property
-    def geometry(self) -> ImageGeometry:
-        """The volume's."""
-        return self.volume.geometry
-
-    @property
-    def voxels(self) -> NDArray[np.generic]:
-        """The volume's."""
-        return self.volume.voxels
-
-    def changed(self) -> bool:
-        """Never."""
-        return False
 
 
 class Job:
