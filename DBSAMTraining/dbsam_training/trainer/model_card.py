@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dbsam.modeling.config import DBSAMConfig
+from dbsam.modeling.slice_view import SLICE_SIZE
 from dbsam.weights.checkpoint import outline
 from dbsam.weights.metadata import CheckpointInfo
 from dbsam_training.data.licences import is_open
@@ -42,7 +44,7 @@ def _lines(info: CheckpointInfo, path: Path) -> Iterator[str]:
             ("licence of the weights", info.licence),
             ("system", config.system),
             ("parameters", f"{total:,}, of which {trained:,} were trained"),
-            ("input", f"{config.image_size} x {config.image_size}, {_INPUTS[config.input_region]}"),
+            ("input", f"{config.image_size} x {config.image_size}, {_INPUTS[config.input_region]}{_view(config)}"),
             (
                 "stands on",
                 f"{info.base.name}, SHA-256 `{info.base.sha256}`" if info.base else "nothing: it is whole",
@@ -64,6 +66,10 @@ _INPUTS = {
     "stretch": "the whole slice, stretched to a square",
     "box": "the box with the region round it",
 }
+
+
+def _view(config: DBSAMConfig) -> str:
+    return f"; {SLICE_SIZE} x {SLICE_SIZE}, the whole slice, padded to a square" if config.slice_view else ""
 
 
 def _training(recipe: Mapping[str, Any]) -> Iterator[str]:
