@@ -291,7 +291,7 @@ def test_weights_of_another_system_under_a_systems_name_are_refused(cache: Path,
 
 
 def test_a_name_that_is_none_lists_the_names_and_a_path_that_is_none_is_named() -> None:
-    with pytest.raises(CheckpointError, match="no weights named 'sma': use one of compact, sam, medsam"):
+    with pytest.raises(CheckpointError, match="no weights named 'sma': use one of compact, two-view, sam, medsam"):
         load_model("sma", device="cpu")
     with pytest.raises(WeightsNotFoundError, match=r"There is no weights file .*mine\.pth"):
         load_model("folder/mine.pth", device="cpu")
