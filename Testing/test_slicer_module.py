@@ -263,10 +263,10 @@ def test_live_mode_previews_while_dragging_and_segments_on_release(panel):
     host.process_events(0.2)
     roi.SetCenter(22.0, 18.5, 5.5)
     outlines = panel.panel.live.outlines
-    assert host.process_events(5, lambda: sum(one.actor.GetVisibility() for *_, one in outlines._outlines) == 1)
+    assert host.process_events(20, lambda: sum(one.actor.GetVisibility() for *_, one in outlines._outlines) == 1)
     assert node.segmentation is None
     roi.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
-    assert host.process_events(10, lambda: node.segmentation is not None and panel.panel.run.job is None)
+    assert host.process_events(20, lambda: node.segmentation is not None and panel.panel.run.job is None)
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert not outlines._outlines
 

@@ -62,7 +62,7 @@ REGISTRY: dict[str, WeightsEntry] = {
             "dbsam_two_view.safetensors",
             "CC-BY-NC-SA-4.0",
             "DB-SAM for 3D Slicer; its ViT of the whole slice is LiteMedSAM's",
-            "The better masks: sees the region and the whole slice, and takes clicks.",
+            "Takes clicks. Sees the whole slice, too: better than compact on single images, no better in volumes.",
             shipped=True,
         ),
         WeightsEntry(
