@@ -95,7 +95,7 @@ def test_cancel_stops_a_run_and_nothing_is_changed(panel):
     assert panel.ui.cancelButton.enabled
     host.process_events(0.4)
     panel.ui.cancelButton.click()
-    assert host.process_events(3, lambda: panel.panel.run.job is None)
+    assert host.process_events(20, lambda: panel.panel.run.job is None)
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 0
     assert "Cancelled" in panel.ui.statusLabel.text
     assert not panel.ui.undoButton.enabled
@@ -107,7 +107,7 @@ def test_progress_tells_the_time_left(panel):
     panel.logic.runner.worker.predictors.predictor.seconds_per_slice = 0.2
     panel.ui.applyButton.click()
     texts = set()
-    host.process_events(10, lambda: texts.add(panel.ui.statusLabel.text) or panel.panel.run.job is None)
+    host.process_events(20, lambda: texts.add(panel.ui.statusLabel.text) or panel.panel.run.job is None)
     assert any("left" in text for text in texts), texts
 
 
@@ -164,7 +164,7 @@ def test_closing_the_scene_in_the_middle_of_a_run_is_safe(panel):
     panel.ui.applyButton.click()
     host.process_events(0.3)
     host.new_scene()
-    assert host.process_events(5, lambda: panel.panel.run.job is None)
+    assert host.process_events(20, lambda: panel.panel.run.job is None)
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
 
 
@@ -226,7 +226,7 @@ def test_a_corrected_box_is_redone_from_its_slice_and_kept_in_the_scene(panel):
     roi.SetCenter(16, 18.5, 7)
     roi.SetSize(8, 19, 1)
     panel.ui.redoFromHereButton.click()
-    assert host.process_events(10, lambda: panel.panel.run.job is None)
+    assert host.process_events(20, lambda: panel.panel.run.job is None)
     after = scenes.segment_array(node.segmentation, segmentId, SHAPE)
     np.testing.assert_array_equal(after[:7], before[:7])
     assert after[7].any()
@@ -303,7 +303,7 @@ def test_slices_are_prepared_while_idle_and_the_run_needs_no_encoding(panel):
     node.volume, node.rois, node.axis = block_volume(), [block_roi()], "K"
     predictor = panel.logic.runner.worker.predictors.predictor
     node.prefetch = True
-    assert host.process_events(10, lambda: predictor.encoded_slices > 0 and not panel.logic.runner.worker.busy)
+    assert host.process_events(20, lambda: predictor.encoded_slices > 0 and not panel.logic.runner.worker.busy)
     prepared = predictor.encoded_slices
     apply(panel)
     assert predictor.encoded_slices == prepared

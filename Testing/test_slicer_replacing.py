@@ -96,7 +96,7 @@ def test_live_segments_only_the_box_that_was_moved(panel, dialogs):
     moved = node.rois[1]
     moved.SetSize(10, 8, 10)
     moved.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
-    assert host.process_events(10, lambda: per_slice(node.segmentation, "lesion") != before)
+    assert host.process_events(20, lambda: per_slice(node.segmentation, "lesion") != before)
     assert per_slice(node.segmentation, "organ")[4] == 0
     assert dialogs == []
 
@@ -112,7 +112,7 @@ def test_slices_are_redone_inside_their_own_segment(panel, mode):
     editor.SetMaskMode(mode)
     editor.SetMaskSegmentID(node.segmentId)
     panel.panel._redoFrom(panel.panel.result.segment, 7, [9.5, 7.5, 35.5, 29.5])
-    assert host.process_events(10, lambda: panel.panel.run.job is None)
+    assert host.process_events(20, lambda: panel.panel.run.job is None)
     assert per_slice(node.segmentation, "organ") == before
 
 
@@ -158,7 +158,7 @@ def test_a_renamed_box_keeps_its_segment_among_several(panel):
     apply(panel)
     node.rois[0].SetName("liver")
     panel.panel._redoFrom(panel.panel.result.segment, 7, [9.5, 7.5, 35.5, 29.5])
-    assert host.process_events(10, lambda: panel.panel.run.job is None)
+    assert host.process_events(20, lambda: panel.panel.run.job is None)
     apply(panel)
     assert node.segmentation.GetSegmentation().GetNumberOfSegments() == 2
 

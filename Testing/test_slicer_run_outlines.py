@@ -47,7 +47,7 @@ def test_a_cancelled_run_leaves_no_outline():
         widget.ui.applyButton.click()
         assert host.process_events(20, lambda: bool(panel.decided._decided))
         widget.ui.cancelButton.click()
-        assert host.process_events(5, lambda: panel.run.job is None)
+        assert host.process_events(20, lambda: panel.run.job is None)
         assert visible(panel) == 0
         assert panel.decided._decided == {}
 
