@@ -271,6 +271,21 @@ def test_live_mode_previews_while_dragging_and_segments_on_release(panel):
     assert not outlines._outlines
 
 
+def test_live_mode_says_what_it_needs_where_packages_are_missing(panel, monkeypatch):
+    from DBSAMSegmentLib.Panel import Panel
+
+    monkeypatch.setattr(Panel, "missingPackages", lambda: ["torch"])
+    monkeypatch.setattr(type(panel.logic.runner), "needsPackages", property(lambda _: True))
+    node = parameters(panel)
+    node.volume, node.rois = block_volume(), [block_roi()]
+    host.process_events(0.2)
+    assert "Live" not in panel.ui.statusLabel.text
+    node.live = True
+    assert host.process_events(
+        20, lambda: "Live outlines need packages that aren't installed" in panel.ui.statusLabel.text
+    ), panel.ui.statusLabel.text
+
+
 def test_an_error_is_shown_and_the_next_run_works(panel):
     node = parameters(panel)
     node.volume, node.rois = block_volume(), [block_roi()]
